@@ -1,0 +1,205 @@
+"""All tables, in the order data flows through them. One schema for PostgreSQL and SQLite (migrations/ is its history).
+
+Times are float epoch seconds taken from the database's clock at writing (queries/clock.py), so that leases on different
+machines compare. Every tenant-owned row carries tenant_id, and every query filters by it.
+"""
+
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, CheckConstraint, Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+Json = JSON().with_variant(JSONB(), "postgresql")
+Serial = BigInteger().with_variant(Integer(), "sqlite")  # SQLite autoincrements INTEGER primary keys only
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {dict[str, Any]: Json, list[Any]: Json, int: BigInteger, float: Float}
+
+
+class Tenant(Base):
+    __tablename__ = "tenants"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    created_at: Mapped[float]
+
+
+class File(Base):
+    """An upload. Bytes live in the blob store under their sha256; two uploads of the same bytes share one blob."""
+
+    __tablename__ = "files"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)  # file-…, time-ordered
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    created_at: Mapped[float]
+    filename: Mapped[str] = mapped_column(String(255))  # shown only, never a path
+    purpose: Mapped[str] = mapped_column(String(64))
+    bytes: Mapped[int]
+    sha256: Mapped[str] = mapped_column(String(64))
+    status: Mapped[str] = mapped_column(String(16))  # FileStatus
+    status_details: Mapped[str | None] = mapped_column(Text)
+    options: Mapped[dict[str, Any]]  # what the uploader said: format, mapping
+    validation: Mapped[dict[str, Any] | None]  # the report of worker.semisup.ingest.validate, once there is one
+    __table_args__ = (CheckConstraint("status in ('uploaded','processed','error','deleted')", name="file_status"),)
+
+
+class Job(Base):
+    """A fine-tuning job. Its row is the truth: a Celery message only carries its id."""
+
+    __tablename__ = "jobs"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)  # ftjob-…, time-ordered
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    created_at: Mapped[float]
+    started_at: Mapped[float | None]
+    finished_at: Mapped[float | None]
+    base_lm: Mapped[str] = mapped_column(String(255))
+    suffix: Mapped[str | None] = mapped_column(String(64))
+    adapter_name: Mapped[str | None] = mapped_column(String(255))  # ft:…, set when it succeeded
+    method: Mapped[dict[str, Any]]  # the wire's method object, as accepted
+    spec: Mapped[dict[str, Any]]  # JobSpec, complete
+    job_metadata: Mapped[dict[str, Any]]
+    training_file: Mapped[str] = mapped_column(ForeignKey("files.id"))
+    validation_file: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
+    unlabeled_file: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
+    test_file: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
+    status: Mapped[str] = mapped_column(String(24))
+    error: Mapped[dict[str, Any] | None]  # {code, message, param}
+    progress: Mapped[dict[str, Any]]  # {phase, round, step, total, percent}
+    trained_tokens: Mapped[int | None]
+    cancel_requested_at: Mapped[float | None]
+    # the lease: who may write this job's results. A token is never reused, so a stale worker writes 0 rows.
+    lease_token: Mapped[int] = mapped_column(default=0)
+    lease_until: Mapped[float | None]
+    worker: Mapped[str | None] = mapped_column(String(255))
+    attempt: Mapped[int] = mapped_column(Integer, default=0)  # attempts since the last progress
+    next_attempt_at: Mapped[float | None]
+    __table_args__ = (
+        CheckConstraint(
+            "status in ('validating_files','queued','running','succeeded','failed','cancelled')", name="job_status"
+        ),
+        CheckConstraint("status <> 'running' or lease_until is not null", name="running_has_lease"),
+        Index("jobs_open", "status", "created_at"),
+    )
+
+
+class Stage(Base):
+    """One keep(...) or keep.map(...) line of a job. `manifest` names its files once it is done; it is then never changed."""
+
+    __tablename__ = "stages"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(128), primary_key=True)  # e.g. round-1/propagate
+    position: Mapped[int] = mapped_column(Integer)  # order of first opening
+    status: Mapped[str] = mapped_column(String(8))  # open, done
+    chunks: Mapped[int | None] = mapped_column(Integer)  # of a mapped stage
+    items: Mapped[int | None] = mapped_column(Integer)
+    opened_at: Mapped[float]
+    done_at: Mapped[float | None]
+    seconds: Mapped[float | None]
+    token: Mapped[int | None]  # the lease that wrote it
+    manifest: Mapped[dict[str, Any] | None]
+    __table_args__ = (CheckConstraint("status in ('open','done')", name="stage_status"),)
+
+
+class Chunk(Base):
+    """A piece of a mapped stage: the checkpoint, the progress tick, and what another machine can take."""
+
+    __tablename__ = "chunks"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    stage: Mapped[str] = mapped_column(String(128), primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, primary_key=True)
+    status: Mapped[str] = mapped_column(String(8))  # open, leased, done
+    lease_token: Mapped[int | None]
+    lease_until: Mapped[float | None]
+    worker: Mapped[str | None] = mapped_column(String(255))
+    seconds: Mapped[float | None]
+    runs: Mapped[int] = mapped_column(Integer, default=0)  # how often it was computed to the end
+    manifest: Mapped[dict[str, Any] | None]
+    __table_args__ = (CheckConstraint("status in ('open','leased','done')", name="chunk_status"),)
+
+
+class Round(Base):
+    """A finished round's numbers, as the rounds API shows them."""
+
+    __tablename__ = "rounds"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, primary_key=True)
+    created_at: Mapped[float]
+    summary: Mapped[dict[str, Any]]
+
+
+class SampleRow(Base):
+    """One unlabeled row in one round: prompt, votes, neighbours, confidence, verdict and reason (semisup.data.Sample)."""
+
+    __tablename__ = "samples"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    round: Mapped[int] = mapped_column(Integer, primary_key=True)
+    query_id: Mapped[str] = mapped_column(String(255), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    position: Mapped[int] = mapped_column(Integer)  # upload order
+    verdict: Mapped[str] = mapped_column(String(16))
+    reason: Mapped[str] = mapped_column(String(64))
+    pseudo_label: Mapped[str | None] = mapped_column(Text)
+    pseudo_response: Mapped[str] = mapped_column(Text)
+    mean_nll: Mapped[float | None]  # null where nothing was generated that could be scored
+    agreement: Mapped[float]
+    resolved_by: Mapped[str] = mapped_column(String(16))
+    prompt: Mapped[str] = mapped_column(Text)
+    votes: Mapped[list[Any]]
+    neighbours: Mapped[list[Any]]
+    justification: Mapped[dict[str, Any] | None]
+    __table_args__ = (Index("samples_listing", "job_id", "round", "verdict", "position"),)
+
+
+class Artifact(Base):
+    """A file of the finished job, by its path inside the result folder."""
+
+    __tablename__ = "artifacts"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    path: Mapped[str] = mapped_column(String(255), primary_key=True)  # adapter/adapter_model.safetensors, report.md, …
+    bytes: Mapped[int]
+    sha256: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[float]
+
+
+class Checkpoint(Base):
+    """An adapter a round ended with, as OpenAI's checkpoints show it."""
+
+    __tablename__ = "checkpoints"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)  # ftckpt_…
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    created_at: Mapped[float]
+    step_number: Mapped[int]
+    adapter_name: Mapped[str] = mapped_column(String(255))
+    metrics: Mapped[dict[str, Any]]
+    __table_args__ = (UniqueConstraint("job_id", "step_number", name="one_checkpoint_a_step"),)
+
+
+class Event(Base):
+    """Append-only: everything that happened to a job, in order of id."""
+
+    __tablename__ = "events"
+    id: Mapped[int] = mapped_column(Serial, primary_key=True, autoincrement=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    created_at: Mapped[float]
+    level: Mapped[str] = mapped_column(String(8))  # info, warn, error
+    type: Mapped[str] = mapped_column(String(16))  # message, metrics
+    message: Mapped[str] = mapped_column(Text)
+    data: Mapped[dict[str, Any] | None]
+
+
+class Outbox(Base):
+    """Doorbells to ring, written in the transaction that made them necessary."""
+
+    __tablename__ = "outbox"
+    id: Mapped[int] = mapped_column(Serial, primary_key=True, autoincrement=True)
+    job_id: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[float]
+    rung_at: Mapped[float | None]
+    __table_args__ = (Index("outbox_waiting", "rung_at", "id"),)
+
+
+class Fence(Base):
+    """Hands out lease tokens: each insert's id is larger than every earlier one, on both databases."""
+
+    __tablename__ = "fence"
+    id: Mapped[int] = mapped_column(Serial, primary_key=True, autoincrement=True)
+    __table_args__ = ({"sqlite_autoincrement": True},)
