@@ -160,11 +160,6 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
-class Predictions:
-    rows: tuple[Prediction, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class StopChoice:
     """Which epoch the labels-only arm stops at, chosen on a labeled dev split: (epochs, dev accuracy) pairs tried."""
 
@@ -186,3 +181,23 @@ class Folder:
 
     path: str
     sha256: str
+
+
+# What a stage may return: `keep` finds the type again by the name in the manifest.
+STORED: Mapping[str, type] = {
+    kind.__name__: kind
+    for kind in (
+        Adapter,
+        Neighbours,
+        Vote,
+        Ballot,
+        Candidate,
+        Agreed,
+        Sample,
+        Selection,
+        Prediction,
+        StopChoice,
+        Report,
+        Folder,
+    )
+} | {"Empty": type(None)}

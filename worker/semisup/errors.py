@@ -18,7 +18,13 @@ class SemisupError(Exception):
     code = "internal_error"
 
     def __init__(
-        self, message: str, *, code: str | None = None, param: str | None = None, line: int | None = None, hint: str | None = None
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        line: int | None = None,
+        hint: str | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message

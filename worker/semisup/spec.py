@@ -37,7 +37,9 @@ class LabelAnswer(Spec):
     """The answer is one of a closed set of labels."""
 
     kind: Literal["label"] = "label"
-    labels: tuple[str, ...] | None = Field(None, strict=False, description="Allowed labels; default: those of the labeled file.")
+    labels: tuple[str, ...] | None = Field(
+        None, strict=False, description="Allowed labels; default: those of the labeled file."
+    )
 
 
 class NumberAnswer(Spec):
@@ -103,7 +105,9 @@ class Evolve(Spec):
     init: Literal["warmup", "base"] = Field("warmup", description="What the evolved adapter starts from.")
     data: Literal["labeled+selected", "selected"] = "labeled+selected"
     format: Format = "auto"
-    objective: Literal["sft", "weighted_sft"] = Field("sft", description="`weighted_sft` scales a pseudo-response by exp(-mean_nll).")
+    objective: Literal["sft", "weighted_sft"] = Field(
+        "sft", description="`weighted_sft` scales a pseudo-response by exp(-mean_nll)."
+    )
     n_epochs: int | Auto = Field("auto", description="Overrides hyperparameters.n_epochs for this stage.")
     learning_rate_factor: float = Field(1.0, gt=0, le=100, description="Times the warm-up's learning rate.")
 
@@ -136,7 +140,9 @@ class Propagation(Spec):
     collaboration: bool = Field(True, description="Off: only the first collaborator infers.")
     collaborators: tuple[Collaborator, ...] = Field(DEFAULT_COLLABORATORS, strict=False, min_length=1, max_length=16)
     max_new_tokens: int | Auto = Field("auto", description="1 to 8192; auto: the longest labeled response and half again.")
-    confidence: Literal["mean", "first"] = Field("mean", description="mean_nll over the agreeing votes, or of the first vote alone.")
+    confidence: Literal["mean", "first"] = Field(
+        "mean", description="mean_nll over the agreeing votes, or of the first vote alone."
+    )
     chunk_size: int = Field(64, ge=1, le=4096, description="Rows per chunk: the unit of resume, progress and distribution.")
 
     @model_validator(mode="after")
@@ -153,7 +159,8 @@ class Resolve(Spec):
     """What happens to a row whose collaborators disagree."""
 
     resolver: Literal["justify", "vote", "weighted_vote", "drop"] = Field(
-        "justify", description="Ask the LM to decide between the candidates; or majority; or majority weighted by exp(-mean_nll)."
+        "justify",
+        description="Ask the LM to decide between the candidates; or majority; or majority weighted by exp(-mean_nll).",
     )
     max_new_tokens: int | Auto = "auto"
 
@@ -208,7 +215,9 @@ SelectionSpec = Annotated[
 
 
 class Evaluation(Spec):
-    held_out_fraction: float = Field(0.2, gt=0, lt=1, description="Share of the labeled file held out when no test file is given.")
+    held_out_fraction: float = Field(
+        0.2, gt=0, lt=1, description="Share of the labeled file held out when no test file is given."
+    )
     dev_fraction: float = Field(0.25, gt=0, lt=1, description="Share of the labels the early-stopped arm picks its epoch on.")
     baselines: bool = Field(True, description="Train and show labels-only twice, kNN vote and vanilla beside evolved.")
     with_neighbours: bool = Field(True, description="Also show every LM arm with the neighbours in the prompt.")
@@ -242,7 +251,9 @@ def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
     out = dict(under)
     for key, value in over.items():
         below = out.get(key)
-        same_kind = isinstance(below, Mapping) and isinstance(value, Mapping) and value.get("strategy") in (None, below.get("strategy"))
+        same_kind = (
+            isinstance(below, Mapping) and isinstance(value, Mapping) and value.get("strategy") in (None, below.get("strategy"))
+        )
         out[key] = _merged(below, value) if same_kind else value  # type: ignore[arg-type]
     return out
 
