@@ -39,6 +39,7 @@ class File(Base):
     status_details: Mapped[str | None] = mapped_column(Text)
     options: Mapped[dict[str, Any]]  # what the uploader said: format, mapping
     validation: Mapped[dict[str, Any] | None]  # the report of worker.semisup.ingest.validate, once there is one
+    expires_at: Mapped[float | None]  # from the uploader's expires_after
     __table_args__ = (CheckConstraint("status in ('uploaded','processed','error','deleted')", name="file_status"),)
 
 
@@ -54,6 +55,7 @@ class Job(Base):
     base_lm: Mapped[str] = mapped_column(String(255))
     suffix: Mapped[str | None] = mapped_column(String(64))
     adapter_name: Mapped[str | None] = mapped_column(String(255))  # ft:…, set when it succeeded
+    adapter_hidden_at: Mapped[float | None]  # DELETE /v1/models/ft:…: no longer listed; the job keeps its results
     method: Mapped[dict[str, Any]]  # the wire's method object, as accepted
     spec: Mapped[dict[str, Any]]  # JobSpec, complete
     job_metadata: Mapped[dict[str, Any]]
