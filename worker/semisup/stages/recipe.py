@@ -1,0 +1,70 @@
+"""What "auto" means: a training recipe made concrete from the LM's size and the number of examples.
+
+Small LMs need a higher learning rate and more passes than the paper's 8B setting; measured on the bundled LM (docs/LOG.md).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from worker.semisup.spec import Training
+
+SMALL = 100_000_000  # parameters
+
+# (trainable, is small) -> peak learning rate. LoRA 1e-4 is SemiEvol's; the small ones are ours.
+LEARNING_RATE = {("lora", False): 1e-4, ("full", False): 1e-5, ("lora", True): 1e-3, ("full", True): 5e-4}
+PAPER_EPOCHS = 2
+SMALL_EXAMPLES = {"warmup": 1440, "evolve": 2880}  # examples a small LM should see in the stage, over all epochs
+SMALL_EPOCHS = (2, 24)  # bounds of that
+BATCH = 16
+PAPER_BATCH = 8  # per-device 1 times 8 accumulation steps
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A resolved training stage; `format` is how its prompts are laid out."""
+
+    trainable: Literal["lora", "full"]
+    n_epochs: int
+    batch_size: int
+    micro_batch_size: int
+    learning_rate: float
+    warmup_ratio: float
+    weight_decay: float
+    format: Literal["plain", "in_context", "mixed"]
+
+    def steps(self, examples: int) -> int:
+        """Optimizer steps over all epochs; the last batch of an epoch may be short."""
+        return self.n_epochs * math.ceil(examples / self.batch_size)
+
+
+def resolve_recipe(
+    training: Training,
+    stage: Literal["warmup", "evolve"],
+    *,
+    examples: int,
+    parameters: int,
+    n_epochs: int | Literal["auto"] = "auto",
+    format: str = "auto",
+    factor: float = 1.0,
+) -> Recipe:
+    """The stage's recipe. `n_epochs` of the stage wins over the job's; `factor` scales the learning rate."""
+    small = parameters < SMALL
+    epochs = n_epochs if n_epochs != "auto" else training.n_epochs
+    if epochs == "auto":
+        low, high = SMALL_EPOCHS
+        epochs = min(high, max(low, math.ceil(SMALL_EXAMPLES[stage] / max(1, examples)))) if small else PAPER_EPOCHS
+    rate = LEARNING_RATE[training.trainable, small] if training.learning_rate == "auto" else training.learning_rate
+    multiplier = 1.0 if training.learning_rate_multiplier == "auto" else training.learning_rate_multiplier
+    batch = (BATCH if small else PAPER_BATCH) if training.batch_size == "auto" else training.batch_size
+    auto_format = "in_context" if small and stage == "warmup" else "plain"
+    return Recipe(
+        trainable=training.trainable,
+        n_epochs=epochs,
+        batch_size=batch,
+        micro_batch_size=min(batch, training.micro_batch_size),
+        learning_rate=rate * multiplier * factor,
+        warmup_ratio=training.warmup_ratio,
+        weight_decay=training.weight_decay,
+        format=auto_format if format == "auto" else format,  # type: ignore[arg-type]
+    )
