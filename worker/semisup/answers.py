@@ -42,6 +42,11 @@ class Answers:
             return _number(response)
         return normalise(text) or None
 
+    def canonical(self, response: str, answer: str) -> str:
+        """The response to train on: the answer's own form where the response is nothing but that answer."""
+        closed = self.kind in ("choice", "label") and _spaceless(response) == _spaceless(answer)
+        return answer if closed else response
+
     def same(self, left: str | None, right: str | None) -> bool:
         """Whether two parsed answers count as one. A failed vote agrees with nothing, itself included."""
         if left is None or right is None:

@@ -81,7 +81,15 @@ def _tokenizer(source: Path, tokens: list[str]) -> PreTrainedTokenizerFast:
     plan = json.loads((source / "tokenizer.json").read_text())
     plan["model"]["vocab"] = {token: row for row, token in enumerate(tokens)}
     plan["added_tokens"] = [
-        {"id": row, "content": token, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+        {
+            "id": row,
+            "content": token,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": True,
+        }
         for row, token in enumerate(tokens)
         if token in CHAT_TOKENS or re.fullmatch(r"\[(PAD|UNK|CLS|SEP|MASK)\]", token)
     ]

@@ -286,7 +286,9 @@ def response_nll(
     """
     if not all(responses):
         raise ValueError("a response has no tokens, so it has no mean NLL")
-    ids, attention = pad_left([[*p, *r] for p, r in zip(prompts, responses, strict=True)], lab.tokenizer.pad_token_id, lab.device)
+    ids, attention = pad_left(
+        [[*p, *r] for p, r in zip(prompts, responses, strict=True)], lab.tokenizer.pad_token_id, lab.device
+    )
     longest = max(len(r) for r in responses)
     mask = torch.tensor([[0.0] * (longest - len(r)) + [1.0] * len(r) for r in responses], device=lab.device)
     arguments = {"input_ids": ids, "attention_mask": attention}

@@ -19,7 +19,9 @@ def agree(ballots: Sequence[Ballot], answers: Answers, confidence: str) -> Agree
     for ballot in ballots:
         groups = answers.group([vote.answer for vote in ballot.votes])
         if groups and len(groups[0][1]) == len(ballot.votes):
-            settled.append(_candidate(ballot, groups[0], "agreement" if len(ballot.votes) > 1 else "single", confidence))
+            settled.append(
+                _candidate(ballot, groups[0], "agreement" if len(ballot.votes) > 1 else "single", confidence, answers)
+            )
         else:
             disputed.append(ballot)
     return Agreed(tuple(settled), tuple(disputed))
@@ -82,11 +84,11 @@ def justify(
 
 def _justified(ballot: Ballot, decision: Vote, answers: Answers) -> Candidate:
     supporters = [vote for vote in ballot.votes if answers.same(vote.answer, decision.answer)]
-    if not supporters:
+    if not supporters or decision.answer is None:
         return _unanswered(ballot, "justify", decision)
     return Candidate(
         query_id=ballot.query_id,
-        response=min(supporters, key=lambda vote: vote.mean_nll).response,
+        response=answers.canonical(min(supporters, key=lambda vote: vote.mean_nll).response, decision.answer),
         answer=decision.answer,
         mean_nll=decision.mean_nll,
         agreement=len(supporters) / len(ballot.votes),
@@ -105,16 +107,16 @@ def _voted(ballot: Ballot, answers: Answers, confidence: str, name: str, weight:
         members = [ballot.votes[i] for i in group[1]]
         return sum(map(weight, members)), -sum(vote.mean_nll for vote in members) / len(members)
 
-    return _candidate(ballot, max(groups, key=standing), name, confidence)
+    return _candidate(ballot, max(groups, key=standing), name, confidence, answers)
 
 
-def _candidate(ballot: Ballot, group: tuple[str, list[int]], resolved_by: str, confidence: str) -> Candidate:
+def _candidate(ballot: Ballot, group: tuple[str, list[int]], resolved_by: str, confidence: str, answers: Answers) -> Candidate:
     """The pseudo-response is that of the most confident agreeing vote."""
     answer, members = group[0], [ballot.votes[i] for i in group[1]]
     nll = members[0].mean_nll if confidence == "first" else sum(vote.mean_nll for vote in members) / len(members)
     return Candidate(
         query_id=ballot.query_id,
-        response=min(members, key=lambda vote: vote.mean_nll).response,
+        response=answers.canonical(min(members, key=lambda vote: vote.mean_nll).response, answer),
         answer=answer,
         mean_nll=nll,
         agreement=len(members) / len(ballot.votes),

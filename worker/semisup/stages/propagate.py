@@ -38,9 +38,7 @@ def propagate(
                 for q in queries
             ]
             seeds = [derive_seed(seed, "vote", q.id, collaborator.name, collaborator.seed) for q in queries]
-            outputs = lm.generate(
-                prompts, temperature=collaborator.temperature, seeds=seeds, max_new_tokens=max_new_tokens
-            )
+            outputs = lm.generate(prompts, temperature=collaborator.temperature, seeds=seeds, max_new_tokens=max_new_tokens)
             for query, made, output in zip(queries, votes, outputs, strict=True):
                 parsed = answers.parse(output.text, query)
                 made.append(Vote(collaborator.name, output.text, parsed, output.mean_nll, output.tokens))

@@ -1,0 +1,35 @@
+"""Greedy answers on the held-out set, strictly parsed. The same code for every arm."""
+
+from collections.abc import Sequence
+
+from worker.semisup.data import Adapter, Example, Neighbours, Prediction
+from worker.semisup.lm import Lm
+from worker.semisup.stages.neighbours import knn_vote
+from worker.semisup.task import Task
+
+
+def evaluate(
+    task: Task, adapter: Adapter | None, examples: Sequence[Example], neighbours: Neighbours | None
+) -> list[Prediction]:
+    """One prediction per example. `neighbours` given: they are shown in the prompt; else the prompt is plain."""
+    with task.lab.lm(adapter) as lm:
+        return predictions_of(task, lm, examples, neighbours)
+
+
+def predictions_of(task: Task, lm: Lm, examples: Sequence[Example], neighbours: Neighbours | None) -> list[Prediction]:
+    prompts = [task.prompt(example, neighbours) for example in examples]
+    outputs = lm.generate(prompts, temperature=0.0, seeds=[0] * len(prompts), max_new_tokens=task.max_new_tokens)
+    out = []
+    for example, made in zip(examples, outputs, strict=True):
+        answer = task.answers.parse(made.text, example.query)
+        out.append(Prediction(example.id, answer, made.mean_nll, task.answers.same(answer, example.answer), made.tokens))
+    return out
+
+
+def evaluate_knn(task: Task, examples: Sequence[Example], neighbours: Neighbours) -> list[Prediction]:
+    """The similarity-weighted vote of the neighbours: no LM at all. Its mean_nll is 0, since nothing is generated."""
+    out = []
+    for example in examples:
+        answer = knn_vote(neighbours, example.query, task.split.labeled, task.answers)
+        out.append(Prediction(example.id, answer, 0.0, task.answers.same(answer, example.answer), 0))
+    return out
