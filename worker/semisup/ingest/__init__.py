@@ -1,1 +1,1 @@
-"""Uploaded files into rows: read (`readers`), understood (`columns`), reported (`validate`), loaded for a job (`load`). No torch."""
+"""Uploaded files into rows: read (`readers`), understood (`columns`), reported (`validate`), loaded (`load`). No torch."""

@@ -20,8 +20,8 @@ ROLES = {
 def read_turns(value: Any, path: str, *, target: bool) -> tuple[tuple[Message, ...], str | None]:
     """The prompt, which ends with a user turn, and the target, if the chat ends with an assistant turn of weight 1.
 
-    `target=False`: an answer at the end is dropped, not returned. Raises Refusal `invalid_messages`, `invalid_role`, `role_order`,
-    `unsupported_content`, `empty_text`.
+    `target=False`: an answer at the end is dropped, not returned. Raises Refusal `invalid_messages`, `invalid_role`,
+    `role_order`, `unsupported_content`, `empty_text`.
     """
     if not isinstance(value, list) or not value:
         raise Refusal(

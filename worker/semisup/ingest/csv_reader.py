@@ -75,7 +75,7 @@ def _fault(feed: _Feed, delimiter: str, reason: str) -> Finding:
             f"The quote opened on line {opened} is not closed.",
             line=opened,
             got=feed.record[opened - feed.start],
-            fix=f'Close it on its own cell; write a quote inside a quoted cell as "". A cell holds at most {MAX_CELL_CHARS:,} characters.',
+            fix=f'Close it; write a quote inside a quoted cell as "". A cell holds at most {MAX_CELL_CHARS:,} characters.',
         )
     if "field limit" in reason:
         return _too_long(last, None)

@@ -34,7 +34,7 @@ class Finding(BaseModel):
 
 
 class Refusal(Exception):
-    """Control flow inside ingest: the row (or, from a reader, the rest of the file) cannot be used. Never leaves the package."""
+    """Control flow inside ingest: the row (from a reader: the rest of the file) cannot be used. Never leaves the package."""
 
     def __init__(self, code: str, message: str, **details: Any) -> None:
         super().__init__(message)

@@ -13,9 +13,8 @@ UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 def read_lines(file: BinaryIO) -> Iterator[tuple[int, str]]:
     """(line number from 1, text without its line end). Raises Refusal `invalid_utf8` or `line_too_long`."""
-    number, offset = 0, 0
-    for raw in _split(file):
-        number += 1
+    offset = 0
+    for number, raw in enumerate(_split(file), 1):
         skip = 3 if offset == 0 and raw.startswith(codecs.BOM_UTF8) else 0
         try:
             text = raw[skip:].decode("utf-8")

@@ -13,9 +13,9 @@ from worker.semisup.data import Example, Query
 from worker.semisup.errors import DatasetRejected
 from worker.semisup.ingest.columns import Mapped
 from worker.semisup.ingest.findings import Finding, IngestOptions, Role
+from worker.semisup.ingest.tally import duplicate_id
 from worker.semisup.ingest.text import normalised, row_key
 from worker.semisup.ingest.upload import Upload
-from worker.semisup.ingest.validate import duplicate_id
 
 Gold = Mapping[str, str]  # query id -> answer
 SHOWN_PAIRS = 5
@@ -104,11 +104,12 @@ def _overlap(
     pairs = [(ids[key], row_id) for key, row_id in _keys(right) if key in ids]
     if not pairs:
         return []
+    some = ", ".join(f"{a} = {b}" for a, b in pairs[:SHOWN_PAIRS])
     return [
         Finding(
             code=code,
             severity=severity,
-            message=f"{len(pairs)} rows of one file are in the other too: {', '.join(f'{a} = {b}' for a, b in pairs[:SHOWN_PAIRS])}.",
+            message=f"{len(pairs)} rows of one file are in the other too: {some}.",
             count=len(pairs),
             pairs=tuple(pairs[:SHOWN_PAIRS]),
             fix=fix,

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from worker.semisup.ingest.csv_reader import read_csv
 from worker.semisup.ingest.findings import Finding, Format, IngestOptions, Refusal
@@ -85,13 +85,13 @@ def detect(head: bytes, filename: str, options: IngestOptions) -> Format:
     if found not in EXTENSIONS.values() or (options.format != "auto" and found != options.format):
         said = f"declared as {declared}" if declared else "expected to be JSONL, CSV, TSV or Parquet"
         raise Refusal("format_mismatch", f"The file is {found}, but was {said}.", got=found, fix=_FORMAT_FIX)
-    return found  # type: ignore[return-value]  # one of EXTENSIONS' values
+    return cast(Format, found)
 
 
 _FORMAT_FIX = "Upload the data itself as JSONL, CSV, TSV or Parquet, not compressed."
 
 
-def _text_format(head: str, declared: str | None) -> Format:
+def _text_format(head: str, declared: Format | None) -> Format:
     lines = [line for line in re.split(r"\r\n|\r|\n", head) if line.strip()]
     first = lines[0].lstrip()
     if first.startswith("[") and declared not in ("csv", "tsv"):

@@ -1,4 +1,4 @@
-"""Options and targets. A choice is answered by its letter; the option's own text is taken too and turned into the letter."""
+"""Options and targets. A choice is answered by its letter; the option's text or its number from 1 is turned into the letter."""
 
 import json
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ def parse_options(value: Any, path: str) -> tuple[str, ...]:
         raise _bad(path, value, f"holds {len(texts)} options; 2 to {len(LETTERS)} are possible")
     if not all(texts):
         raise _bad(path, value, "holds an empty option")
-    if len({normalised(text) for text in texts}) < len(texts):
+    if len(set(texts)) < len(texts):
         raise _bad(path, value, "holds an option twice")
     return texts
 
@@ -49,6 +49,8 @@ def canonical(target: str, options: Sequence[str], labels: Sequence[str] | None,
             return target
         if target in options:
             return letters[list(options).index(target)]
+        if target.isascii() and target.isdigit() and 1 <= int(target[:3]) <= len(options):
+            return letters[int(target) - 1]  # ARC numbers some of its options from 1; counting from 0 fails at the first 0
         _refuse(target, [*letters, *options], path)
     if labels is None or target in labels:
         return target

@@ -49,4 +49,5 @@ def as_text(value: Any, path: str) -> str:
 
 
 def _kind(value: Any) -> str:
-    return {list: "a list", dict: "an object", bytes: "bytes"}.get(type(value), f"a {type(value).__name__}")
+    kinds = {"list": "a list", "dict": "an object", "bytes": "bytes"}
+    return kinds.get(type(value).__name__, f"a {type(value).__name__}")

@@ -10,7 +10,7 @@ from worker.semisup.ingest.row import Row
 
 
 class Upload:
-    """Iterating gives, in file order, a `Mapped` row or what is wrong with it; what is known of the whole file fills up meanwhile."""
+    """Iterating gives, in file order, a `Mapped` row or what is wrong with it; what is known of the file fills up meanwhile."""
 
     def __init__(self, file: BinaryIO, filename: str, options: IngestOptions, prefix: str) -> None:
         self._file, self._filename, self._options, self._prefix = file, filename, options, prefix

@@ -1,0 +1,161 @@
+"""Counts over the rows of one file, in constant memory."""
+
+from collections import Counter
+from hashlib import blake2b
+
+from pydantic import BaseModel, Field
+
+from worker.semisup.ingest.columns import Mapped
+from worker.semisup.ingest.findings import Finding, IngestOptions
+from worker.semisup.ingest.seen import Seen
+from worker.semisup.ingest.text import normalised, row_key
+
+MAX_ERRORS = 1000  # kept; all are counted
+MAX_WARNINGS = 100  # of each code
+MAX_LABELS = 1000  # distinct answers up to which a file is taken to have labels
+SHOWN_LABELS = 100
+
+
+class Lengths(BaseModel):
+    """Characters of a row, prompt and response together."""
+
+    p50: int
+    p99: int
+    max: int
+
+
+class Stats(BaseModel):
+    chars: Lengths | None = None
+    labels: int | None = Field(None, description="Distinct answers; null above 1000: then they are texts, not labels.")
+    label_distribution: dict[str, int] | None = Field(None, description="The 100 most frequent.")
+
+
+class Tally:
+    """Counts of a validation. Bounded: distinct lengths are few (their sum is the file), labels are capped."""
+
+    def __init__(self, options: IngestOptions) -> None:
+        self._labels_ignored = options.role == "unlabeled"
+        self.errors: list[Finding] = []
+        self.error_counts: Counter[str] = Counter()
+        self.labeled = self.unlabeled = 0
+        self._lengths: Counter[int] = Counter()
+        self._labels: Counter[str] | None = Counter()
+        self._duplicates: list[int] = []
+        self._duplicate_count = 0
+        self._conflicts: list[Finding] = []
+        self._conflict_count = 0
+        self._first_unlabeled: list[int] = []
+
+    def refuse(self, finding: Finding) -> None:
+        self.error_counts[finding.code] += 1
+        if len(self.errors) < MAX_ERRORS:
+            self.errors.append(finding)
+
+    def add(self, row: Mapped, seen: Seen, id_column: str | None) -> None:
+        if id_column is not None and (earlier := seen.first(b"id" + row.query.id.encode(), row.line, b"")):
+            given = row.query.id.removeprefix("row-")
+            self.refuse(duplicate_id(given, id_column, earlier[0], row.line))
+            return
+        target = "" if row.target_text is None else normalised(row.target_text)
+        target_key = blake2b(target.encode(), digest_size=8).digest() if target else b""
+        if earlier := seen.first(b"text" + row_key(row.query), row.line, target_key):
+            self._repeated(row, earlier, target_key)
+        if row.answer is None or self._labels_ignored:
+            self.unlabeled += 1
+            if len(self._first_unlabeled) < 5:
+                self._first_unlabeled.append(row.line)
+        else:
+            self.labeled += 1
+            self._count_label(row.answer)
+        self._lengths[sum(len(message.content) for message in row.query.messages) + len(row.response or "")] += 1
+
+    def _repeated(self, row: Mapped, earlier: tuple[int, bytes], target_key: bytes) -> None:
+        line, target = earlier
+        if target and target_key and target != target_key:
+            self._conflict_count += 1
+            if len(self._conflicts) < MAX_WARNINGS:
+                message = f"Lines {line} and {row.line} ask the same and have different targets."
+                fix = "Correct one of them."
+                self._conflicts.append(
+                    Finding(code="conflicting_labels", message=message, severity="warning", lines=(line, row.line), fix=fix)
+                )
+        else:
+            self._duplicate_count += 1
+            if len(self._duplicates) < MAX_WARNINGS:
+                self._duplicates.append(row.line)
+
+    def _count_label(self, answer: str) -> None:
+        if self._labels is not None:
+            self._labels[answer] += 1
+            if len(self._labels) > MAX_LABELS:
+                self._labels = None
+
+    def warnings(self) -> list[Finding]:
+        found = [item.model_copy(update={"count": self._conflict_count}) for item in self._conflicts]
+        if self._duplicates:
+            message = f"{self._duplicate_count} rows repeat an earlier row."
+            found.append(
+                _warning(
+                    "duplicate_rows", message, self._duplicate_count, self._duplicates, "Delete them, or keep them as weight."
+                )
+            )
+        if self.labeled and self.unlabeled:
+            message = f"{self.unlabeled} of {self.labeled + self.unlabeled} rows have no target."
+            fix = "A labeled file needs a target in every row; in an unlabeled file targets are ignored."
+            found.append(_warning("mixed_labels", message, self.unlabeled, self._first_unlabeled, fix))
+        return [*found, *self._label_variants()]
+
+    def _label_variants(self) -> list[Finding]:
+        forms: dict[str, list[str]] = {}
+        for label in self._labels or ():
+            forms.setdefault(normalised(label), []).append(label)
+        variants = [labels for labels in forms.values() if len(labels) > 1]
+        return [
+            _warning(
+                "label_variants",
+                f"Labels that differ in case or space only: {labels!r:.150}.",
+                len(labels),
+                (),
+                "Write them alike.",
+            )
+            for labels in variants[:MAX_WARNINGS]
+        ]
+
+    def stats(self) -> Stats:
+        shown = None if self._labels is None else dict(self._labels.most_common(SHOWN_LABELS))
+        return Stats(
+            chars=_percentiles(self._lengths),
+            labels=None if self._labels is None else len(self._labels),
+            label_distribution=None if shown is None else {label[:200]: count for label, count in shown.items()},
+        )
+
+
+def duplicate_id(given: str, column: str, first: int, second: int) -> Finding:
+    return Finding(
+        code="duplicate_id",
+        message=f"Line {second}: the id {given!r} is that of line {first}.",
+        line=second,
+        lines=(first, second),
+        path=column,
+        got=given,
+        fix="Give every row an id of its own, or none.",
+    )
+
+
+def _warning(code: str, message: str, count: int, lines: "list[int] | tuple[int, ...]", fix: str) -> Finding:
+    return Finding(code=code, message=message, severity="warning", count=count, lines=tuple(lines), fix=fix)
+
+
+def _percentiles(lengths: Counter[int]) -> Lengths | None:
+    """Nearest-rank percentiles."""
+    total = lengths.total()
+    if not total:
+        return None
+    found: dict[str, int] = {}
+    passed = 0
+    for length in sorted(lengths):
+        passed += lengths[length]
+        for name, share in (("p50", 0.5), ("p99", 0.99), ("max", 1.0)):
+            if name not in found and passed >= share * total:
+                found[name] = length
+    return Lengths(**found)
