@@ -47,7 +47,7 @@ class IngestOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal["auto"] | Format = "auto"
+    format: Literal["auto", "jsonl", "csv", "tsv", "parquet"] = "auto"
     mapping: dict[str, str | None] = Field({}, description="Column of input, target, options, id; null: there is none.")
     labels: tuple[str, ...] | None = Field(None, min_length=1, description="The closed set a target must be in.")
     role: Role | None = Field(None, description="labeled: a row without a target is an error. unlabeled: targets are ignored.")

@@ -1,6 +1,7 @@
 """Counts over the rows of one file, in constant memory."""
 
 from collections import Counter
+from collections.abc import Sequence
 from hashlib import blake2b
 
 from pydantic import BaseModel, Field
@@ -12,7 +13,8 @@ from worker.semisup.ingest.text import normalised, row_key
 
 MAX_ERRORS = 1000  # kept; all are counted
 MAX_WARNINGS = 100  # of each code
-MAX_LABELS = 1000  # distinct answers up to which a file is taken to have labels
+MAX_LABELS = 1000  # distinct answers up to which a file is taken to have labels,
+MAX_LABEL_CHARS = 200  # and their length
 SHOWN_LABELS = 100
 
 
@@ -26,7 +28,7 @@ class Lengths(BaseModel):
 
 class Stats(BaseModel):
     chars: Lengths | None = None
-    labels: int | None = Field(None, description="Distinct answers; null above 1000: then they are texts, not labels.")
+    labels: int | None = Field(None, description="Distinct answers; null above 1000 or 200 characters: then they are texts.")
     label_distribution: dict[str, int] | None = Field(None, description="The 100 most frequent.")
 
 
@@ -87,7 +89,7 @@ class Tally:
     def _count_label(self, answer: str) -> None:
         if self._labels is not None:
             self._labels[answer] += 1
-            if len(self._labels) > MAX_LABELS:
+            if len(self._labels) > MAX_LABELS or len(answer) > MAX_LABEL_CHARS:
                 self._labels = None
 
     def warnings(self) -> list[Finding]:
@@ -126,7 +128,7 @@ class Tally:
         return Stats(
             chars=_percentiles(self._lengths),
             labels=None if self._labels is None else len(self._labels),
-            label_distribution=None if shown is None else {label[:200]: count for label, count in shown.items()},
+            label_distribution=shown,
         )
 
 
@@ -142,7 +144,7 @@ def duplicate_id(given: str, column: str, first: int, second: int) -> Finding:
     )
 
 
-def _warning(code: str, message: str, count: int, lines: "list[int] | tuple[int, ...]", fix: str) -> Finding:
+def _warning(code: str, message: str, count: int, lines: Sequence[int], fix: str) -> Finding:
     return Finding(code=code, message=message, severity="warning", count=count, lines=tuple(lines), fix=fix)
 
 

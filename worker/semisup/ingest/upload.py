@@ -8,6 +8,8 @@ from worker.semisup.ingest.findings import Finding, Format, IngestOptions, Refus
 from worker.semisup.ingest.readers import MAX_COLUMNS, open_source
 from worker.semisup.ingest.row import Row
 
+MAX_NAME_CHARS = 200  # of a JSON key that is listed as a column
+
 
 class Upload:
     """Iterating gives, in file order, a `Mapped` row or what is wrong with it; what is known of the file fills up meanwhile."""
@@ -56,7 +58,7 @@ class Upload:
 
     def _understand(self, row: Row) -> Mapped | Finding:
         if self.format == "jsonl" and len(self.columns) < MAX_COLUMNS:
-            self.columns.update(dict.fromkeys(row.values))
+            self.columns.update(dict.fromkeys(name for name in row.values if len(name) <= MAX_NAME_CHARS))
         if self.layout is None:  # JSONL: the first row that can be read tells the file's layout
             self.layout = choose_layout(row.values, self._options, complete=False)
         if self._untouched:

@@ -61,7 +61,7 @@ def validate(file: BinaryIO, filename: str, options: Mapping[str, Any] | IngestO
     told = IngestOptions.of(options)
     file.seek(0)
     sha256 = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # BinaryIO lacks readinto
-    size = file.tell()
+    size = file.seek(0, 2)
     upload = Upload(file, filename, told, "row")
     tally = Tally(told)
     with Seen() as seen:
