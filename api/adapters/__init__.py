@@ -1,0 +1,1 @@
+"""The wire calls them models: base language models and finished adapters."""

@@ -1,0 +1,1 @@
+"""Files: upload, validation, preview, content, deletion."""

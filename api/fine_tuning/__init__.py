@@ -1,0 +1,1 @@
+"""Fine-tuning jobs: create, read, cancel, and everything a job leaves behind."""

@@ -1,0 +1,173 @@
+"""What must hold between an order and the files it names, before anything is queued.
+
+Every size: the model is offered, files exist, were read without errors and are not each other; labels are where labels are
+needed. Files small enough to have been validated inline are also compared row by row; larger ones the runner compares.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+from sqlalchemy import RowMapping
+
+from api.errors import BadRequest, Conflict
+from api.fine_tuning.order import Order
+from api.problems import did_you_mean
+from models.blobs import blobs
+from models.settings import settings
+from models.status import FileStatus
+from worker.semisup.data import Example
+from worker.semisup.ingest.findings import Finding
+from worker.semisup.ingest.load import check_split, read_labeled, read_unlabeled
+from worker.semisup.spec import LabelAnswer
+
+SHOWN_MODELS = 20
+
+
+class Warned(NamedTuple):
+    """Accepted, but worth an event."""
+
+    message: str
+    data: dict[str, object]
+
+
+def check_model(order: Order) -> None:
+    offered = settings().base_lms
+    if order.model not in offered:
+        shown = ", ".join(sorted(offered)[:SHOWN_MODELS])
+        raise BadRequest(
+            f"The model {order.model[:100]!r} is not offered here. Offered: {shown}.",
+            code="model_not_allowed",
+            param="model",
+            hint=did_you_mean(order.model, offered) or f"Use one of {shown}.",
+        )
+
+
+def check_distinct(order: Order) -> None:
+    """Labeled, unlabeled and held-out rows come from different files, or the report would be about memory."""
+    seen: dict[str, str] = {}
+    for param, file_id in order.file_ids().items():
+        first = seen.setdefault(file_id, param)
+        held_out_twice = {first, param} == {"validation_file", order.params["test_file"]}
+        if first != param and not held_out_twice:
+            raise BadRequest(
+                f"'{first}' and '{param}' name the same file {file_id!r:.100}.",
+                code="same_dataset",
+                param=param,
+                hint="Upload the rows as two files.",
+            )
+
+
+def missing_file(param: str, file_id: str) -> BadRequest:
+    shown = file_id[:64].encode("ascii", "backslashreplace").decode()
+    return BadRequest(f"'{param}': no file '{shown}'.", code="file_not_found", param=param, hint="Upload it: POST /v1/files.")
+
+
+def check_files(order: Order, rows: Mapping[str, RowMapping]) -> list[Warned]:
+    """`rows` are the files of the order by request field. Raises BadRequest, or Conflict while a file is still being read."""
+    for param, row in rows.items():
+        _check_read(param, row)
+    warned = []
+    for param, row in rows.items():
+        found, code = row["validation"], _invalid(param)
+        if param == order.params["unlabeled_file"]:
+            if found["labeled"]:
+                message = f"{found['labeled']} rows of the unlabeled file have labels; only the report reads them."
+                warned.append(Warned(message, {"code": "labels_ignored", "count": found["labeled"], "param": param}))
+        elif not found["labeled"]:
+            message = f"'{param}' has 0 labeled rows of {found['rows']}."
+            raise BadRequest(
+                message, code=code, param=param, hint="Give every row a target, or map its column: dataset[mapping][target]."
+            )
+        elif found["unlabeled"]:
+            message = f"{found['unlabeled']} of {found['rows']} rows of '{param}' have no target."
+            raise BadRequest(message, code=code, param=param, hint="Put rows without a target into the unlabeled file.")
+    _check_answers(order, rows["training_file"])
+    if order.unlabeled_file is not None:
+        _check_demonstrations(order, rows["training_file"]["validation"]["labeled"])
+    if all(row["bytes"] <= settings().inline_validation_bytes for row in rows.values()):
+        warned += _compare(order, rows)
+    return warned
+
+
+def _invalid(param: str) -> str:
+    return f"invalid_{param.rpartition('.')[2]}"
+
+
+def _check_read(param: str, row: RowMapping) -> None:
+    if row["status"] == FileStatus.uploaded:
+        raise Conflict(
+            f"'{param}': the file {row['id']} is still being read.",
+            code="file_not_ready",
+            param=param,
+            hint="Wait until its status is processed.",
+            headers={"retry-after": "1"},
+        )
+    if row["status"] == FileStatus.error:
+        errors = (row["validation"] or {}).get("errors") or [{}]
+        raise BadRequest(
+            f"'{param}': the file {row['id']} failed validation: {row['status_details']}",
+            code=_invalid(param),
+            param=param,
+            line=errors[0].get("line"),
+            hint=errors[0].get("fix") or f"See /v1/files/{row['id']}/validation.",
+        )
+
+
+def _check_demonstrations(order: Order, labeled: int) -> None:
+    propagation = order.spec.propagation
+    wanted = max(propagation.k, *(c.k or 0 for c in propagation.collaborators))
+    if propagation.in_context and wanted > labeled:
+        raise BadRequest(
+            f"{wanted} demonstrations are wanted ('{order.params['k']}'), but the training file has {labeled} labeled rows.",
+            code="cross_field",
+            param=order.params["k"],
+            hint=f"Set it to at most {labeled}, or add labeled rows.",
+        )
+
+
+def _check_answers(order: Order, training: RowMapping) -> None:
+    """A declared label set must hold what the training file says; its report counts up to 100 distinct answers."""
+    answer, counted = order.spec.answer, training["validation"]["stats"]["label_distribution"]
+    if not isinstance(answer, LabelAnswer) or answer.labels is None or not counted:
+        return
+    strange = [label for label in counted if label not in answer.labels]
+    if strange:
+        raise BadRequest(
+            f"The training file has labels outside answer.labels: {', '.join(strange[:5])!r:.150}.",
+            code="task_mismatch",
+            param="method.semi_supervised.answer.labels",
+            hint=did_you_mean(strange[0], answer.labels) or "Add them to answer.labels, or correct the file.",
+        )
+
+
+def _compare(order: Order, rows: Mapping[str, RowMapping]) -> list[Warned]:
+    """Row against row: what two files share, classes with one member. Errors raise, warnings are returned."""
+    spool = settings().data_dir.resolve() / "spool"
+    spool.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=spool)))
+
+        def local(param: str) -> tuple[Path, str, dict[str, object]]:
+            row, path = rows[param], folder / param
+            blobs().fetch(row["sha256"], path)
+            return path, row["filename"], row["options"]
+
+        labeled = read_labeled(*local("training_file"))
+        unlabeled_param = order.params["unlabeled_file"]
+        unlabeled = read_unlabeled(*local(unlabeled_param))[0] if unlabeled_param in rows else ()
+        held_out: dict[str, tuple[Example, ...]] = {
+            param: read_labeled(*local(param), "t") for param in ("validation_file", order.params["test_file"]) if param in rows
+        }
+    findings: list[tuple[str, Finding]] = []
+    for param, examples in held_out.items() or {"training_file": ()}.items():
+        findings += [(param, finding) for finding in check_split(labeled, unlabeled, examples)]
+    for param, finding in findings:
+        if finding.severity == "error":
+            raise BadRequest(finding.message, code=finding.code, param=param, hint=finding.fix)
+    data = {
+        finding.message: Warned(finding.message, finding.model_dump(mode="json", exclude_none=True)) for _, finding in findings
+    }
+    return list(data.values())

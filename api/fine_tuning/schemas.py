@@ -1,0 +1,179 @@
+"""Jobs on the wire: OpenAI's objects, with the semi-supervised fields and what a job leaves behind beside them."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from worker.semisup.spec import JobSpec, Training
+
+
+class Asked(BaseModel):
+    """A part of a request: closed, and nothing is coerced."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class SemiSupervised(JobSpec):
+    """What is asked of a semi-supervised job: a job spec and the files it needs beside the labeled one."""
+
+    unlabeled_file: str | None = Field(None, description="File id of the unlabeled rows. Without it the job is plain SFT.")
+    test_file: str | None = Field(None, description="File id of labeled rows the report is made on.")
+
+
+class Supervised(Asked):
+    hyperparameters: Training | None = None
+
+
+class Method(Asked):
+    type: Literal["supervised", "semi_supervised"]
+    supervised: Supervised | None = None
+    semi_supervised: SemiSupervised | None = None
+
+
+MetadataKey = Annotated[str, Field(max_length=64)]
+MetadataValue = Annotated[str, Field(max_length=512)]
+
+
+class JobCreate(Asked):
+    model: str = Field(description="A base language model of this server; GET /v1/models lists them.")
+    training_file: str = Field(description="File id of the labeled rows.")
+    validation_file: str | None = None
+    unlabeled_file: str | None = Field(
+        None, description="As method.semi_supervised.unlabeled_file, for strictly typed clients."
+    )
+    test_file: str | None = Field(None, description="As method.semi_supervised.test_file.")
+    method: Method | None = None
+    semi_supervised: SemiSupervised | None = Field(None, description="As method.semi_supervised, beside a legal method.type.")
+    hyperparameters: Training | None = None
+    seed: int | None = Field(None, ge=0, le=2**31 - 1)
+    suffix: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}$", description="1 to 64 characters.")
+    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = Field(
+        None, description="Also a carrier: 'semi.rounds': '3' is method.semi_supervised.rounds."
+    )
+    integrations: Annotated[list[Any], Field(max_length=0)] | None = Field(None, description="None are served yet.")
+
+
+class JobError(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    code: str
+    message: str
+    param: str | None = None
+
+
+class Progress(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    phase: str | None = None
+    stage: str | None = None
+    step: int = 0
+    total: int = 0
+    percent: float = 0.0
+    round: int = 0
+    rounds: int
+
+
+class Queue(BaseModel):
+    position: int = Field(description="Jobs that come before this one.")
+
+
+class FineTuningJob(BaseModel):
+    id: str
+    object: Literal["fine_tuning.job"] = "fine_tuning.job"
+    created_at: int
+    started_at: int | None
+    finished_at: int | None
+    estimated_finish: int | None = None
+    model: str
+    fine_tuned_model: str | None
+    organization_id: str = "org-default"
+    status: str
+    hyperparameters: dict[str, int | float | str]
+    training_file: str
+    validation_file: str | None
+    unlabeled_file: str | None
+    test_file: str | None
+    result_files: list[str]
+    trained_tokens: int | None
+    seed: int
+    suffix: str | None
+    error: JobError | None
+    method: dict[str, Any]
+    integrations: list[Any] = []
+    metadata: dict[str, str]
+    spec: dict[str, Any] = Field(description="The whole job spec, every default filled in.")
+    phase: str | None
+    progress: Progress
+    queue: Queue | None
+    cancel_requested_at: int | None
+
+
+class Event(BaseModel):
+    id: str
+    object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
+    created_at: int
+    level: str
+    message: str
+    type: str
+    data: dict[str, Any] | None
+
+
+class Checkpoint(BaseModel):
+    id: str
+    object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
+    created_at: int
+    fine_tuned_model_checkpoint: str
+    fine_tuning_job_id: str
+    step_number: int
+    metrics: dict[str, Any]
+
+
+class Round(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    object: Literal["fine_tuning.job.round"] = "fine_tuning.job.round"
+    number: int
+    created_at: int
+
+
+class Stage(BaseModel):
+    object: Literal["fine_tuning.job.stage"] = "fine_tuning.job.stage"
+    name: str
+    status: str
+    chunks: int | None
+    chunks_done: int
+    items: int | None
+    step: int | None
+    total: int | None
+    opened_at: int
+    done_at: int | None
+    seconds: float | None
+
+
+class Sample(BaseModel):
+    """One unlabeled row in one round: why it was kept or dropped, and what that rests on."""
+
+    id: str = Field(description="<round>:<query id>")
+    object: Literal["fine_tuning.job.sample"] = "fine_tuning.job.sample"
+    query_id: str
+    round: int
+    prompt: str
+    pseudo_response: str
+    pseudo_label: str | None
+    mean_nll: float | None
+    agreement: float
+    resolved_by: str
+    verdict: str
+    reason: str
+    neighbours: list[Any]
+    votes: list[Any]
+    justification: dict[str, Any] | None
+
+
+class Artifact(BaseModel):
+    object: Literal["fine_tuning.job.artifact"] = "fine_tuning.job.artifact"
+    path: str
+    bytes: int
+    sha256: str
+    created_at: int
+    file_id: str = Field(description="The same content under /v1/files/{file_id}/content.")

@@ -1,0 +1,1 @@
+"""Is it up, can it work, which version is it."""

@@ -1,0 +1,61 @@
+"""The HTTP front end. `uvicorn --factory api.main:create_app`; `python -m api.up` also starts a worker beside it."""
+
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from api import VERSION
+from api.adapters import routes as adapters
+from api.errors import add_handlers
+from api.files import routes as files
+from api.files.reading import Reader
+from api.fine_tuning import routes as fine_tuning
+from api.health import routes as health
+from api.middleware import RequestHeaders, UploadLimit
+from models.settings import settings
+from worker.housekeeper import Housekeeper
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Two threads live as long as the server: one reads large uploads, one rings waiting doorbells and frees lost leases."""
+    spool, before = settings().data_dir.resolve() / "spool", tempfile.tempdir
+    spool.mkdir(parents=True, exist_ok=True)
+    tempfile.tempdir = str(spool)  # multipart parts lie beside the store, not in a small /tmp
+    app.state.reader, app.state.housekeeper = Reader(), Housekeeper()
+    app.state.reader.start()
+    app.state.housekeeper.start()
+    try:
+        yield
+    finally:
+        app.state.reader.stop()
+        app.state.housekeeper.stop()
+        tempfile.tempdir = before
+
+
+def create_app() -> FastAPI:
+    app = FastAPI(title="Semift", version=VERSION, lifespan=_lifespan, redirect_slashes=False)
+    add_handlers(app)
+    app.add_middleware(UploadLimit)
+    app.add_middleware(RequestHeaders)  # added last, so it is outermost: even a refused upload has an id
+    for room in (files.router, fine_tuning.router, adapters.router, health.router):
+        app.include_router(room)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's document, with the schemas of the bodies it does not read itself."""
+    if not app.openapi_schema:
+        document = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        schemas = document["components"]["schemas"]
+        for body in fine_tuning.BODY_SCHEMAS:
+            schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas |= {name: part for name, part in schema.pop("$defs", {}).items() if name not in schemas}
+            schemas[body.__name__] = schema
+        app.openapi_schema = document
+    return app.openapi_schema
