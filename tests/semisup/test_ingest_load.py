@@ -132,3 +132,10 @@ def test_validation_and_loading_read_the_same_rows(tmp_path: Path) -> None:
     content = "text,label\n" + "".join(f'"row {i}\n{i}",{"ab"[i % 2]}\n' for i in range(50))
     path = write(tmp_path, "blob", content)
     assert len(read_labeled(path, "a.csv")) == validate(io.BytesIO(content.encode()), "a.csv").labeled == 50
+
+
+def test_one_mapping_serves_the_labeled_and_the_unlabeled_file(tmp_path: Path) -> None:
+    mapping = {"mapping": {"input": "headline", "target": "mood"}}
+    assert len(read_labeled(write(tmp_path, "l", "headline,mood\na,glad\n"), "l.csv", mapping)) == 1
+    assert len(read_unlabeled(write(tmp_path, "u", "headline\nb\n"), "u.csv", mapping)[0]) == 1
+    assert len(read_unlabeled(write(tmp_path, "j", '{"headline": "b"}\n'), "u.jsonl", mapping)[0]) == 1

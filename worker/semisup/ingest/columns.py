@@ -82,7 +82,8 @@ def choose_layout(columns: Iterable[str], options: IngestOptions, *, complete: b
         if key not in told:
             return resolve(default)
         name = told[key]
-        if name is not None and complete and name.casefold() not in found:
+        spared = key == "target" and options.role == "unlabeled"  # one mapping may serve the labeled and the unlabeled file
+        if name is not None and complete and name.casefold() not in found and not spared:
             raise _missing(f"No column {name!r} (mapped as {key}).", name, found.values())
         return () if name is None else resolve((name,))
 

@@ -1,6 +1,7 @@
 """What is wrong with a file, and what is in it: `validate` for every row in constant memory, `preview` for a few."""
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, BinaryIO, Literal
@@ -129,7 +130,7 @@ def _cut(value: Any) -> Any:
         return {str(key): _cut(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_cut(item) for item in value]
-    if value is None or isinstance(value, (bool, int, float)):
+    if value is None or isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value)):
         return value
     text = value if isinstance(value, str) else repr(value)
     return text if len(text) <= MAX_PREVIEW_CHARS else text[:MAX_PREVIEW_CHARS] + "…"
