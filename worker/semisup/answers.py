@@ -90,7 +90,8 @@ def with_answers(labeled: Sequence[Example], answers: Answers, *, file: str) -> 
         if answer is None:
             allowed = f"; allowed: {', '.join(answers.labels[:20])}" if answers.labels else ""
             raise DataError(
-                f"Row {example.id} of the {file} has no {answers.kind} answer in its response {example.response[:80]!r}{allowed}.",
+                f"Row {example.id} of the {file} has no {answers.kind} answer in its response "
+                f"{example.response[:80]!r}{allowed}.",
                 code="bad_label",
                 param=file,
                 hint="Correct the row, or name another answer kind in method.semi_supervised.answer.",
@@ -111,10 +112,8 @@ def _distinct(labeled: Sequence[Example]) -> tuple[str, ...]:
 
 def _after_marker(response: str) -> str:
     """What follows the last "Answer:", where there is one; else the whole response."""
-    last = None
-    for last in MARKER.finditer(response):
-        pass
-    return (response[last.end() :] if last else response).strip()
+    found = list(MARKER.finditer(response))
+    return (response[found[-1].end() :] if found else response).strip()
 
 
 def _choice(text: str, options: Sequence[str]) -> str | None:

@@ -83,7 +83,7 @@ def decode(manifest: Manifest, folder: Path) -> Any:
     if manifest["type"] == "Empty":
         return []
     kind = STORED[manifest["type"]]
-    value = TypeAdapter(list[kind] if manifest["many"] else kind).validate_json(raw)  # type: ignore[valid-type]
+    value: Any = TypeAdapter(list[kind] if manifest["many"] else kind).validate_json(raw)  # type: ignore[valid-type]
     return replace(value, path=str(folder / FOLDER)) if isinstance(value, Adapter | Folder) else value
 
 
@@ -98,8 +98,12 @@ def _plain(value: object) -> object:
 
 
 def _entry(path: Path) -> dict[str, Any]:
+    return {"sha256": file_sha256(path), "bytes": path.stat().st_size}
+
+
+def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
-        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": path.stat().st_size}
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def chunked(items: Sequence[Item], size: int) -> list[Sequence[Item]]:

@@ -291,7 +291,7 @@ def response_nll(
     )
     longest = max(len(r) for r in responses)
     mask = torch.tensor([[0.0] * (longest - len(r)) + [1.0] * len(r) for r in responses], device=lab.device)
-    arguments = {"input_ids": ids, "attention_mask": attention}
+    arguments: dict[str, Any] = {"input_ids": ids, "attention_mask": attention}
     accepted = inspect.signature(getattr(network, "get_base_model", lambda: network)().forward).parameters
     if "position_ids" in accepted:
         arguments["position_ids"] = (attention.cumsum(-1) - 1).clamp(min=0)
@@ -306,7 +306,7 @@ def response_nll(
 def _has_bf16(device: torch.device) -> bool:
     """Native bf16 arithmetic: on CPU only where the instructions exist (emulation is slower than float32)."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     flags = Path("/proc/cpuinfo")
     return device.type == "cpu" and flags.is_file() and "avx512_bf16" in flags.read_text(errors="replace")
 

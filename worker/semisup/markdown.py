@@ -14,7 +14,8 @@ def readable(body: Mapping[str, Any]) -> str:
     parts = [
         "# Fine-tuning report",
         body["summary"],
-        f"{task['labeled']} labeled, {task['unlabeled']} unlabeled, {task['held_out']} held out; answer kind `{task['answer']}`; "
+        f"{task['labeled']} labeled, {task['unlabeled']} unlabeled, {task['held_out']} held out; "
+        f"answer kind `{task['answer']}`; "
         f"profile `{body['profile']}`, seed {body['seed']}, base `{body['environment']['base']}`.",
         "## Held-out accuracy",
         arms_table(body),

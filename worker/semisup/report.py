@@ -138,12 +138,12 @@ def class_shares(task: Task, samples: Sequence[Sample], chosen: Sequence[Sample]
     """Shares of each answer among labels, pseudo-labels and what was selected; None for open answers."""
     if task.answers.kind not in ("label", "choice"):
         return None
-    tables = {
+    tables: dict[str, Counter[str]] = {
         "labeled": Counter(e.answer for e in task.split.labeled),
         "pseudo_labels": Counter(s.pseudo_label for s in samples if s.pseudo_label is not None),
-        "selected": Counter(s.pseudo_label for s in chosen),
+        "selected": Counter(s.pseudo_label for s in chosen if s.pseudo_label is not None),
     }
-    names = sorted({name for table in tables.values() for name in table if name is not None})
+    names = sorted({name for table in tables.values() for name in table})
     return {kind: {name: table[name] / max(1, table.total()) for name in names} for kind, table in tables.items()}
 
 

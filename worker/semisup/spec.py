@@ -8,7 +8,9 @@ the data, and written into the report (see `stages/fit.py`).
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from worker.semisup.errors import SpecError
 
 Auto = Literal["auto"]
 Format = Literal["auto", "plain", "in_context", "mixed"]
@@ -222,6 +224,10 @@ class Evaluation(Spec):
     baselines: bool = Field(True, description="Train and show labels-only twice, kNN vote and vanilla beside evolved.")
     with_neighbours: bool = Field(True, description="Also show every LM arm with the neighbours in the prompt.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Level of the intervals in the report.")
+    on_leakage: Literal["error", "drop", "allow"] = Field(
+        "error",
+        description="Labeled rows that are in the test file too: refuse the job, drop them from the test rows, or only say so.",
+    )
 
 
 # --- the job ----------------------------------------------------------------------------------------------------------
@@ -279,3 +285,13 @@ class JobSpec(Spec):
             return given
         base = PROFILES.get(given["profile"], {}) if isinstance(given.get("profile"), str) else {}
         return _merged(base, given)
+
+
+def load_spec(given: Mapping[str, Any]) -> JobSpec:
+    """The spec in a parsed YAML or JSON file. Raises SpecError with the first wrong field's dotted path."""
+    try:
+        return JobSpec.model_validate(given)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        path = ".".join(str(part) for part in first["loc"]) or "spec"
+        raise SpecError(f"{path}: {first['msg']}", param=path) from error

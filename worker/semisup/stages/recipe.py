@@ -50,10 +50,8 @@ def resolve_recipe(
 ) -> Recipe:
     """The stage's recipe. `n_epochs` of the stage wins over the job's; `factor` scales the learning rate."""
     small = parameters < SMALL
-    epochs = n_epochs if n_epochs != "auto" else training.n_epochs
-    if epochs == "auto":
-        low, high = SMALL_EPOCHS
-        epochs = min(high, max(low, math.ceil(SMALL_EXAMPLES[stage] / max(1, examples)))) if small else PAPER_EPOCHS
+    given = n_epochs if n_epochs != "auto" else training.n_epochs
+    epochs = _auto_epochs(stage, examples, small) if given == "auto" else given
     rate = LEARNING_RATE[training.trainable, small] if training.learning_rate == "auto" else training.learning_rate
     multiplier = 1.0 if training.learning_rate_multiplier == "auto" else training.learning_rate_multiplier
     batch = (BATCH if small else PAPER_BATCH) if training.batch_size == "auto" else training.batch_size
@@ -68,3 +66,8 @@ def resolve_recipe(
         weight_decay=training.weight_decay,
         format=auto_format if format == "auto" else format,  # type: ignore[arg-type]
     )
+
+
+def _auto_epochs(stage: Literal["warmup", "evolve"], examples: int, small: bool) -> int:
+    low, high = SMALL_EPOCHS
+    return min(high, max(low, math.ceil(SMALL_EXAMPLES[stage] / max(1, examples)))) if small else PAPER_EPOCHS

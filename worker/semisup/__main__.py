@@ -1,0 +1,76 @@
+"""A whole job on one machine, with no service: python -m worker.semisup spec.yaml labeled unlabeled out/
+
+A run that was killed goes on where it was when the same command is given again.
+"""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from worker.semisup.errors import SemisupError
+from worker.semisup.inputs import Source, load_inputs
+from worker.semisup.job import run_job
+from worker.semisup.keep import DirectoryKeep, file_sha256
+from worker.semisup.lm import Lab
+from worker.semisup.spec import load_spec
+
+
+def main() -> int:
+    args = _arguments()
+    try:
+        spec = load_spec(yaml.safe_load(args.spec.read_text(encoding="utf-8")) or {})
+        sources = {"labeled": args.labeled, "unlabeled": args.unlabeled, "test": args.test}
+        files = {name: Source.at(path) for name, path in sources.items() if path}
+        inputs = load_inputs(spec, files["labeled"], files.get("unlabeled"), files.get("test"))
+        run = {
+            "spec": spec.model_dump(mode="json"),
+            "lm": args.lm,
+            "files": {name: file_sha256(source.path) for name, source in files.items()},
+        }
+        keep = DirectoryKeep(args.out, run, chunk_size=spec.propagation.chunk_size, watch=_watch)
+        lab = Lab(
+            args.lm,
+            name=args.lm_name or args.lm,
+            cache=args.cache,
+            device=args.device,
+            threads=args.threads,
+            tick=keep.tick,
+        )
+        outcome = run_job(spec, inputs.split, lab=lab, keep=keep, gold=inputs.gold, notes=inputs.notes)
+    except (SemisupError, OSError) as error:
+        hint = getattr(error, "hint", None)
+        sys.stderr.write(f"\n{error}{f' {hint}' if hint else ''}\n")
+        return 2
+    shutil.copytree(outcome.artefacts.path, args.out / "results", dirs_exist_ok=True)
+    sys.stderr.write("\n")
+    sys.stdout.write((args.out / "results" / "report.md").read_text(encoding="utf-8"))
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m worker.semisup", description=__doc__)
+    parser.add_argument("spec", type=Path, help="the job's spec as YAML (an empty file means every default)")
+    parser.add_argument("labeled", type=Path, help="JSONL, CSV, TSV or Parquet with answers")
+    parser.add_argument("unlabeled", type=Path, help="the same without answers (answers found there go to the report only)")
+    parser.add_argument("out", type=Path, help="folder for stages and results; give it again to go on")
+    parser.add_argument("--test", type=Path, help="held-out rows with answers; default: a share of the labeled rows")
+    parser.add_argument("--lm", default="bundled:3", help="folder of a causal LM, or bundled:N for N layers of the bundled one")
+    parser.add_argument("--lm-name", help="what the adapter calls its base; default: --lm")
+    parser.add_argument("--cache", type=Path, default=Path(".semift/lms"), help="where the bundled LM is built")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all (another count gives other last bits)")
+    return parser.parse_args()
+
+
+def _watch(stage: str, step: int, total: int, metrics: Mapping[str, float]) -> None:
+    loss = f"  loss {metrics['loss']:.3f}" if "loss" in metrics else ""
+    sys.stderr.write(f"\r{stage:<34} {step}/{total}{loss}    ")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
