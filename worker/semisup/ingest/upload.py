@@ -71,6 +71,5 @@ class Upload:
 
     def _check_mapped(self) -> None:
         """In JSONL a mapped column that no row had is as wrong as one missing in a header."""
-        for key, name in self._options.mapping.items():
-            if name is not None and name not in self.columns and self.format == "jsonl":
-                choose_layout(self.columns, self._options.model_copy(update={"mapping": {key: name}}), complete=True)
+        if self.format == "jsonl" and self._options.mapping and len(self.columns) < MAX_COLUMNS:
+            choose_layout(self.columns, self._options, complete=True)
