@@ -8,32 +8,25 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from api import VERSION
+from api import VERSION, background
 from api.adapters import routes as adapters
 from api.errors import add_handlers
 from api.files import routes as files
-from api.files.reading import Reader
 from api.fine_tuning import routes as fine_tuning
 from api.health import routes as health
 from api.middleware import RequestHeaders, UploadLimit
 from models.settings import settings
-from worker.housekeeper import Housekeeper
 
 
 @asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Two threads live as long as the server: one reads large uploads, one rings waiting doorbells and frees lost leases."""
+async def _lifespan(_app: FastAPI) -> AsyncIterator[None]:
     spool, before = settings().data_dir.resolve() / "spool", tempfile.tempdir
     spool.mkdir(parents=True, exist_ok=True)
     tempfile.tempdir = str(spool)  # multipart parts lie beside the store, not in a small /tmp
-    app.state.reader, app.state.housekeeper = Reader(), Housekeeper()
-    app.state.reader.start()
-    app.state.housekeeper.start()
     try:
-        yield
+        with background.running():
+            yield
     finally:
-        app.state.reader.stop()
-        app.state.housekeeper.stop()
         tempfile.tempdir = before
 
 

@@ -3,6 +3,7 @@
 Three URLs move the same code from one machine to many: SEMIFT_DATABASE_URL, SEMIFT_BROKER_URL, SEMIFT_STORE_URL.
 """
 
+import os
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SEMIFT_", env_file=".env", extra="ignore", frozen=True)
 
-    data_dir: Path = Field(Path(".semift"), description="Embedded default: database, blobs, broker folders and scratch lie here.")
+    data_dir: Path = Field(
+        Path(".semift"), description="Embedded default: database, blobs, broker folders and scratch lie here."
+    )
     database_url: str = Field("", description="postgresql+psycopg://… or sqlite:///…; empty: SQLite in data_dir.")
     broker_url: str = Field("", description="redis://… or filesystem://; empty: Celery's filesystem transport in data_dir.")
     broker_prefix: str = Field("semift:", description="Prefix of every key in Redis.")
@@ -21,6 +24,7 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: int = Field(8642, ge=0, le=65535)
+    allow_remote: bool = Field(False, description="Let `api.up` listen beyond this machine; nobody is asked for a key.")
 
     base_lms: dict[str, str] = Field(
         {"semift-small": "bundled:3"},
@@ -62,3 +66,18 @@ class Settings(BaseSettings):
 @lru_cache
 def settings() -> Settings:
     return Settings()
+
+
+# What a runner may see of its worker's environment: where programs, libraries and the device are. No URL, no key.
+RUNNER_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "PYTHONPATH", "SYSTEMROOT")
+RUNNER_PREFIXES = ("CUDA_", "NVIDIA_", "NCCL_", "OMP_", "MKL_")
+
+
+def runner_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name in RUNNER_VARIABLES or name.startswith(RUNNER_PREFIXES)}
+
+
+def override(**values: object) -> None:
+    """Sets these for this process and the ones it starts: what was given on a command line wins over the environment."""
+    os.environ.update({f"SEMIFT_{name.upper()}": str(value) for name, value in values.items()})
+    settings.cache_clear()

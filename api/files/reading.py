@@ -1,14 +1,11 @@
-"""Reads uploads that were too large to validate while their uploader waited: one thread, the database is its queue.
+"""Reads uploads that were too large to validate while their uploader waited: a thread of
+background.py calls `look`, the database is its queue.
 
 A file left `uploaded` by a crash is read at the next start. Two API processes may read one file twice: the report is the
 same, and only the first is recorded.
 """
 
-import logging
-import threading
 from typing import Any
-
-from sqlalchemy.exc import SQLAlchemyError
 
 from models.blobs import BlobError, blobs
 from models.db import transaction
@@ -17,11 +14,6 @@ from models.status import FileStatus
 from worker.semisup.errors import SemisupError
 from worker.semisup.ingest.findings import IngestOptions
 from worker.semisup.ingest.validate import validate
-
-log = logging.getLogger("semift.files")
-
-LOOK_SECONDS = 5.0  # another process may have stored a file, or a file may have expired
-LOOK_AFTER_ERROR_SECONDS = 1.0
 
 
 def report_on(sha256: str, filename: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -38,57 +30,24 @@ def report_on(sha256: str, filename: str, options: dict[str, Any]) -> dict[str, 
     return {"status": FileStatus.error, "status_details": details, "validation": report}
 
 
-_bell = threading.Event()
-
-
-def wake() -> None:
-    """Call it after an upload was stored unread: the reader of this process looks at once."""
-    _bell.set()
-
-
-class Reader(threading.Thread):
-    """Start it once per API process; `stop` at the end."""
-
-    def __init__(self) -> None:
-        super().__init__(name="file-reader", daemon=True)
-        self._ending = threading.Event()
-
-    def stop(self) -> None:
-        self._ending.set()
-        _bell.set()
-        if self.is_alive():
-            self.join()
-
-    def run(self) -> None:
-        while not self._ending.is_set():
-            _bell.clear()
-            wait = LOOK_SECONDS
-            try:
-                self.look()
-            except (SQLAlchemyError, BlobError, OSError):
-                log.exception("files could not be read; trying again")
-                wait = LOOK_AFTER_ERROR_SECONDS
-            _bell.wait(wait)
-
-    def look(self) -> None:
-        """Reads what waits, and retires what expired and no job reads."""
-        with transaction(read_only=True) as session:
-            waiting, expired = files.unread_files(session), files.expired_files(session)
-        for row in expired:
-            with transaction() as session:
-                if not files.open_jobs_using(session, row["id"]):
-                    files.delete_file(session, row["id"])
-        for row in waiting:
-            if self._ending.is_set():
-                return
-            self._read(row["id"], row["sha256"], row["filename"], row["options"])
-
-    def _read(self, file_id: str, sha256: str, filename: str, options: dict[str, Any]) -> None:
-        try:
-            columns = report_on(sha256, filename, options)
-        except (SemisupError, BlobError) as error:
-            columns = {"status": FileStatus.error, "status_details": str(error), "validation": None}
+def look() -> None:
+    """Reads what waits, and retires what expired and no job reads."""
+    with transaction(read_only=True) as session:
+        waiting, expired = files.unread_files(session), files.expired_files(session)
+    for row in expired:
         with transaction() as session:
-            files.record_validation(
-                session, file_id, status=columns["status"], details=columns["status_details"], report=columns["validation"]
-            )
+            if not files.open_jobs_using(session, row["id"]):
+                files.delete_file(session, row["id"])
+    for row in waiting:
+        _read(row["id"], row["sha256"], row["filename"], row["options"])
+
+
+def _read(file_id: str, sha256: str, filename: str, options: dict[str, Any]) -> None:
+    try:
+        columns = report_on(sha256, filename, options)
+    except (SemisupError, BlobError) as error:
+        columns = {"status": FileStatus.error, "status_details": str(error), "validation": None}
+    with transaction() as session:
+        files.record_validation(
+            session, file_id, status=columns["status"], details=columns["status_details"], report=columns["validation"]
+        )

@@ -6,11 +6,12 @@ from typing import Any, BinaryIO, NamedTuple
 
 from sqlalchemy import RowMapping
 
+from api import background
 from api.deps import Caller, PageAsked
 from api.errors import BadRequest, Conflict, NotFound
 from api.files import results
 from api.files.form import Upload
-from api.files.reading import report_on, wake
+from api.files.reading import report_on
 from api.files.schemas import FileObject, FilePreview, FileValidation, file_object
 from api.middleware import file_too_large
 from api.wire import Deleted, ListOf, list_of
@@ -51,7 +52,7 @@ def create(caller: Caller, upload: Upload) -> FileObject:
             **values,
         )
     if row["status"] == FileStatus.uploaded:
-        wake()
+        background.read_files()
     return file_object(row)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import RowMapping
 from sqlalchemy.orm import Session
 
+from api import background
 from api.deps import Caller, PageAsked
 from api.errors import Conflict, NotFound
 from api.fine_tuning import checks
@@ -40,6 +41,7 @@ def create(caller: Caller, body: Mapping[str, Any]) -> FineTuningJob:
             add_event(session, job_id, warning.message, level="warn", data=warning.data)
         ring(session, job_id)
         row = must_have(session, caller, job_id)
+    background.ring_doorbells()
     return job_object(row, [])
 
 
