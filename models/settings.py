@@ -28,7 +28,7 @@ class Settings(BaseSettings):
 
     base_lms: dict[str, str] = Field(
         {"semift-small": "bundled:3"},
-        description="What a job may name as its model: id -> local folder, or bundled:N (N layers built from the embedder package).",
+        description="What a job may name as its model: id -> local folder, or bundled:N (N layers of the bundled small LM).",
     )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     threads: int = Field(0, ge=0, description="CPU threads of a runner; 0: all cores. Other counts give other last bits.")

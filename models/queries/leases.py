@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from models.queries.clock import now
 from models.queries.events import add_event
 from models.queries.outbox import forget_rung, ring
+from models.queries.results import adapter_name
 from models.settings import settings
 from models.status import NEXT, JobStatus
 from models.tables import Chunk, Fence, Job, Stage
@@ -109,17 +110,15 @@ def hold(session: Session, lease: Lease) -> Job:
     return job
 
 
-def finish(
-    session: Session, lease: Lease, status: JobStatus, *, error: dict[str, Any] | None = None, adapter_name: str | None = None
-) -> JobStatus | None:
+def finish(session: Session, lease: Lease, status: JobStatus, *, error: dict[str, Any] | None = None) -> JobStatus | None:
     """Ends the job; the status it got, None when the lease was lost. A cancel that came first wins over `succeeded`."""
     try:
         job = hold(session, lease)
     except LeaseLost:
         return None
     if job.cancel_requested_at is not None:
-        status, error, adapter_name = JobStatus.cancelled, None, None
-    _end(session, job, status, error=error, adapter_name=adapter_name)
+        status, error = JobStatus.cancelled, None
+    _end(session, job, status, error=error)
     return status
 
 
@@ -177,13 +176,11 @@ def _end_attempt(session: Session, job: Job, *, counted: bool, error: dict[str, 
     return JobStatus(job.status)
 
 
-def _end(
-    session: Session, job: Job, status: JobStatus, *, error: dict[str, Any] | None = None, adapter_name: str | None = None
-) -> None:
+def _end(session: Session, job: Job, status: JobStatus, *, error: dict[str, Any] | None = None) -> None:
     _move(job, status)
     job.error, job.finished_at, job.lease_until = error, now(), None
     if status == JobStatus.succeeded:
-        job.adapter_name = adapter_name
+        job.adapter_name = adapter_name(job)
         job.trained_tokens = _trained_tokens(session, job.id)
         add_event(session, job.id, "The job has successfully completed")
     elif status == JobStatus.cancelled:

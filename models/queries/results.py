@@ -44,10 +44,10 @@ def _selection(session: Session, job: Job, stage: str, _manifest: Mapping[str, A
 
 
 def _adapter(session: Session, job: Job, stage: str, _manifest: Mapping[str, Any], payload: Any) -> None:
-    found = ROUND.fullmatch(stage)
-    if found is None or found[2] != "evolve":
+    ends_a_round = stage.endswith("/evolve") if job.unlabeled_file else stage == "labels-only/early"
+    if not ends_a_round:
         return
-    number = int(found[1])
+    number = _round(stage)
     metrics = {"train_loss": payload["final_loss"], "steps": payload["steps"], "trained_tokens": payload["trained_tokens"]}
     _summarise(session, job, number, metrics)
     identity = f"ftckpt_{job.id.removeprefix('ftjob-')}-{number}"

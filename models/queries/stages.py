@@ -47,6 +47,12 @@ def commit_stage(
     return manifest
 
 
+def begin_stage(session: Session, lease: Lease, name: str) -> None:
+    """From now on the stage shows as open."""
+    hold(session, lease)
+    _stage(session, lease, name)
+
+
 def open_stage(session: Session, lease: Lease, name: str, chunks: int, items: int) -> None:
     """Makes the rows of a mapped stage, once, and asks idle workers to help."""
     hold(session, lease)
