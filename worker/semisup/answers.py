@@ -5,7 +5,6 @@ Numbers go through `Decimal`; nothing that a model wrote is ever evaluated.
 
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -21,6 +20,7 @@ LETTER = re.compile(r"^\(?([A-Za-z])\)?(?:[.):]?$|[.):]\s)")
 NUMBER = re.compile(r"(?<![\w.,])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\w]|[.,]\d)", re.ASCII)
 NUMBER_LENGTH = 64  # characters; longer digit strings are noise
 LABEL_LIMIT = 200  # distinct responses above which a set is not called closed
+LABEL_LENGTH = 80  # characters; longer responses are texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +74,12 @@ def resolve_answers(spec: AnswerSpec, labeled: Sequence[Example]) -> Answers:
         return Answers(spec.kind, labels, spec.tolerance if isinstance(spec, NumberAnswer) else 0.0)
     if all(example.query.options for example in labeled):
         return Answers("choice")
-    if all(_number(example.response) is not None for example in labeled):
-        return Answers("number")
     distinct = _distinct(labeled)
-    counts = Counter(example.response.strip() for example in labeled)
-    closed = len(distinct) <= min(LABEL_LIMIT, max(2, len(labeled) // 2)) and max(map(len, distinct)) <= 80
-    return Answers("label", distinct) if closed and max(counts.values()) > 1 else Answers("text")
+    if len(distinct) <= min(LABEL_LIMIT, len(labeled) // 2) and max(map(len, distinct)) <= LABEL_LENGTH:
+        return Answers("label", distinct)
+    if all("####" in example.response or NUMBER.fullmatch(example.response.strip()) for example in labeled):
+        return Answers("number")
+    return Answers("text")
 
 
 def with_answers(labeled: Sequence[Example], answers: Answers, *, file: str) -> tuple[Example, ...]:

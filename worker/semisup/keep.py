@@ -14,7 +14,7 @@ from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 
 from worker.semisup.data import STORED, Adapter, Folder
 from worker.semisup.errors import KeepMismatch
@@ -89,7 +89,7 @@ def decode(manifest: Manifest, folder: Path) -> Any:
 
 def canonical_json(value: object) -> bytes:
     """One byte form per value: sorted keys, no spaces, shortest float that reads back equal."""
-    plain = TypeAdapter(Any).dump_python(value, mode="json", fallback=_plain)
+    plain = TypeAdapter(Any, config=ConfigDict(ser_json_inf_nan="constants")).dump_python(value, mode="json", fallback=_plain)
     return json.dumps(plain, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 

@@ -140,7 +140,8 @@ class Lab:
         if kind == "lora":
             for config in network.peft_config.values():
                 config.base_model_name_or_path = self.name
-        network.save_pretrained(folder, safe_serialization=True)
+        options = {"save_embedding_layers": False} if kind == "lora" else {}  # else peft asks a hub about the base
+        network.save_pretrained(folder, safe_serialization=True, **options)
         self.tokenizer.save_pretrained(folder)
         (folder / "README.md").unlink(missing_ok=True)  # ours is written with the report's numbers in it
         digest = hashlib.sha256()

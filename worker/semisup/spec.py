@@ -24,7 +24,7 @@ class Spec(BaseModel):
 
 
 class AutoAnswer(Spec):
-    """Options in the rows mean `choice`; all numbers, `number`; few distinct responses, `label`; else `text`."""
+    """Options in the rows mean `choice`; few distinct short responses, `label`; bare numbers, `number`; else `text`."""
 
     kind: Literal["auto"] = "auto"
 
