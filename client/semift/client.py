@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 
 from semift import wire
-from semift.errors import ApiError, ChecksumMismatch, SemiftError, Unreachable
+from semift.errors import ApiError, BadInput, ChecksumMismatch, SemiftError, Unreachable
 
 DEFAULT_URL = "http://127.0.0.1:8642"
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
@@ -42,7 +42,7 @@ class Client:
             base_url=self.url,
             headers={"authorization": f"Bearer {api_key}"} if api_key else {},
             timeout=httpx.Timeout(timeout_seconds, connect=5.0),
-            trust_env=urlsplit(self.url).hostname not in LOOPBACK,
+            trust_env=_host(self.url) not in LOOPBACK,
             transport=transport,
         )
 
@@ -177,8 +177,6 @@ class Client:
             return self._http.request(method, path, **request)
         except httpx.HTTPError as error:
             raise Unreachable(self.url, str(error) or type(error).__name__) from error
-        except httpx.InvalidURL as error:
-            raise SemiftError(f"{self.url} is no URL: {error}", hint="Use something like http://127.0.0.1:8642.") from error
 
     def _stream(self, path: str, to: Path) -> str:
         digest = hashlib.sha256()
@@ -193,6 +191,17 @@ class Client:
         except httpx.HTTPError as error:
             raise Unreachable(self.url, str(error) or type(error).__name__) from error
         return digest.hexdigest()
+
+
+def _host(url: str) -> str:
+    try:
+        parsed = urlsplit(url)
+        usable = parsed.scheme in ("http", "https") and parsed.hostname and parsed.port != 0
+    except ValueError:  # a broken IPv6 address, or a port that is no number
+        usable = False
+    if not usable:
+        raise BadInput(f"{url} is no URL of a server.", hint=f"Use something like {DEFAULT_URL}.")
+    return str(parsed.hostname)
 
 
 def _job(job_id: str) -> str:

@@ -35,7 +35,7 @@ def read_order(job_file: Path | None, flags: Mapping[str, str | None], sets: Seq
     for item in sets:
         name, equals, value = item.partition("=")
         if not equals or not name:
-            raise BadInput(f"--set {item!r} is not of the form a.b=c.", hint="For example --set selection.theta=30.")
+            raise BadInput(f"--set {item!r} is not of the form a.b=c.", hint="For example --set rounds=2.")
         _put(spec, name, _yaml(value, f"--set {item}"))
     if not order.get("labeled"):
         raise BadInput("No labeled file is given.", hint="Use --labeled FILE, or `labeled:` in job.yaml.")
