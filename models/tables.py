@@ -4,7 +4,7 @@ Times are float epoch seconds taken from the database's clock at writing (querie
 machines compare. Every tenant-owned row carries tenant_id, and every query filters by it.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import JSON, BigInteger, CheckConstraint, Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint
 from sqlalchemy.dialects.postgresql import JSONB
@@ -15,7 +15,7 @@ Serial = BigInteger().with_variant(Integer(), "sqlite")  # SQLite autoincrements
 
 
 class Base(DeclarativeBase):
-    type_annotation_map = {dict[str, Any]: Json, list[Any]: Json, int: BigInteger, float: Float}
+    type_annotation_map: ClassVar[dict[Any, Any]] = {dict[str, Any]: Json, list[Any]: Json, int: BigInteger, float: Float}
 
 
 class Tenant(Base):

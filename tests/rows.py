@@ -30,7 +30,7 @@ def add_job(*, spec: dict[str, Any] | None = None, **columns: Any) -> str:
     training_file = columns.pop("training_file", None) or add_file()
     fixed = {"base_lm": "semift-small", "method": {"type": "semi_supervised"}, "job_metadata": {}, "spec": spec or {}}
     with transaction() as session:
-        job_id = insert_job(session, TENANT, training_file=training_file, **fixed, **columns)
+        job_id = insert_job(session, TENANT, training_file=training_file, **{**fixed, **columns})
         ring(session, job_id)
     return job_id
 

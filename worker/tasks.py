@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
+from celery.signals import worker_init, worker_shutdown, worker_shutting_down
 
 from worker.app import RING, celery
 from worker.housekeeper import Housekeeper
@@ -26,8 +26,9 @@ def ring(job_id: str) -> None:
     supervisor.work()
 
 
-@worker_ready.connect  # type: ignore[untyped-decorator]
+@worker_init.connect  # type: ignore[untyped-decorator]
 def _start(**_: Any) -> None:
+    """Before the broker is looked for: a worker whose broker is away works all the same."""
     housekeeper.start()
 
 
