@@ -136,15 +136,25 @@ async def _bad_parameter(request: Request, error: Any) -> JSONResponse:
     first = error.errors()[0]
     name = str(first["loc"][-1])
     if first["loc"][0] == "path":
-        return await _refuse(request, NotFound(f"No such {name}.", code="not_found"))
-    allowed = {key: value for key, value in first.get("ctx", {}).items() if key in ("ge", "le", "gt", "lt", "expected")}
-    hint = "; ".join(f"{key} {value}" for key, value in allowed.items()) or "See /docs for the accepted values."
+        return await _refuse(request, NotFound(f"No such {name}.", code="not_found", hint="See /docs."))
     message = f"Query parameter '{name}': {first['msg']}."
-    return await _refuse(request, BadRequest(message, code="invalid_parameter", param=name, hint=f"Accepted: {hint}"))
+    return await _refuse(request, BadRequest(message, code="invalid_parameter", param=name, hint=_accepted(request, name)))
+
+
+def _accepted(request: Request, name: str) -> str:
+    """The documented range or choices of a query parameter: what is in the OpenAPI document is what is enforced."""
+    paths = request.app.openapi()["paths"]
+    operation = paths.get(getattr(request.scope.get("route"), "path", ""), {}).get(request.method.lower(), {})
+    schema: dict[str, Any] = next((p["schema"] for p in operation.get("parameters", []) if p["name"] == name), {})
+    plain = next((part for part in schema.get("anyOf", [schema]) if part.get("type") != "null"), schema)
+    if "enum" in plain:
+        return f"Choices: {', '.join(plain['enum'])}."
+    least, most = plain.get("minimum"), plain.get("maximum")
+    between = f" from {least} to {most}" if most is not None else ""
+    return f"Expected {plain.get('type', 'another value')}{between}."
 
 
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 415: "unsupported_media_type"}
-
 
 # What OpenAI serves and this server does not: said plainly, instead of a bare 404.
 OPENAI_HAS = re.compile(
@@ -156,11 +166,11 @@ OPENAI_HAS = re.compile(
 
 async def _http(request: Request, error: Any) -> JSONResponse:
     """What the framework itself refuses: unknown routes, wrong methods, a broken multipart body."""
-    status, hint = error.status_code, None
+    status, hint = error.status_code, "See /docs."
     type_ = SERVER if status >= HTTPStatus.INTERNAL_SERVER_ERROR else INVALID
     message, code = str(error.detail), HTTP_CODES.get(status, "invalid_request")
     if status == HTTPStatus.NOT_FOUND:
-        type_, message, hint = "not_found_error", f"No route {request.method} {request.scope['path'][:200]}.", "See /docs."
+        type_, message = "not_found_error", f"No route {request.method} {request.scope['path'][:200]}."
         if OPENAI_HAS.fullmatch(request.scope["path"]):
             code, hint = "unsupported_endpoint", "This server has /v1/files, /v1/fine_tuning/jobs and /v1/models; see /docs."
     if status == HTTPStatus.METHOD_NOT_ALLOWED:

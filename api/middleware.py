@@ -63,7 +63,7 @@ class RequestHeaders:
 def _nul(scope: Scope, request_id: str) -> JSONResponse | None:
     """PostgreSQL has no text with NUL in it, so no id and no filter can hold one."""
     if "\x00" in scope["path"]:
-        return JSONResponse(envelope(request_id, "No such route.", "not_found_error", "not_found"), 404)
+        return JSONResponse(envelope(request_id, "No such route.", "not_found_error", "not_found", hint="Remove %00."), 404)
     if b"%00" in scope["query_string"]:
         body = envelope(request_id, "A query parameter holds a NUL.", INVALID, "invalid_parameter", hint="Remove %00.")
         return JSONResponse(body, 400)

@@ -79,8 +79,9 @@ def _finding(
         message = str(detail["ctx"]["error"])
         word = message.split(" ", 1)[0]
         named = word in _legal_keys(model, given, path)
+        bounded = named and " must be " in message
         code, hint = (
-            ("out_of_range", "Use a value inside the bounds.") if named else ("cross_field", "Change one of the fields.")
+            ("out_of_range", "Use a value inside the bounds.") if bounded else ("cross_field", "Make the fields agree.")
         )
         return _row(code, prefix, (*path, word) if named else path, f"{message}.", hint)
     value = _value(given, path)

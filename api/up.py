@@ -56,9 +56,10 @@ class Worker:
         while not self._stopping.is_set():
             code = self._process.wait()
             if self._stopping.wait(RESTART_SECONDS):
-                return
+                break
             _say(f"The worker ended with exit code {code}; it is started again.\n")
             self._process = self._spawn()
+        self._process.terminate()  # spawned while `stop` was waiting for the one before
 
 
 def _die_with_parent() -> None:
