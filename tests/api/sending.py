@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import httpx
 from fastapi.testclient import TestClient
 
-from tests.api.rows import labeled
+from tests.api.rows import labeled, unlabeled
 
 JOBS = "/v1/fine_tuning/jobs"
 SEMI = "method.semi_supervised"
@@ -52,6 +52,10 @@ def upload(app: TestClient, content: bytes, name: str = "rows.jsonl", **fields: 
     response = app.post("/v1/files", files={"file": (name, content)}, data={"purpose": "fine-tune", **fields})
     assert response.status_code == 200, response.text
     return str(response.json()["id"])
+
+
+def new_world(app: TestClient) -> World:
+    return World(app, upload(app, labeled()), upload(app, unlabeled()))
 
 
 def raw(content: bytes, **headers: str) -> Send:

@@ -28,6 +28,7 @@ from tests.api.sending import (
     get,
     held_out,
     nested,
+    new_world,
     no_job,
     put,
     put_in,
@@ -224,10 +225,6 @@ CASES = [
     Case("C no training file", lambda w: w.app.post(JOBS, json={"model": "semift-small"}), 400, "missing_field",
          "'training_file'", "training_file"),
 ]  # fmt: skip
-
-
-def new_world(app: TestClient) -> World:
-    return World(app, upload(app, labeled()), upload(app, unlabeled()))
 
 
 @pytest.fixture
