@@ -1,0 +1,191 @@
+"""Whole rounds on a random-init LlamaForCausalLM with a chat template: mechanics, reproducibility, and no peeking at golds."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from worker.semisup.data import Split
+from worker.semisup.errors import Stopped
+from worker.semisup.job import Outcome, run_job
+from worker.semisup.keep import DirectoryKeep, MemoryKeep
+from worker.semisup.spec import JobSpec
+from worker.semisup.stages import train
+
+# Two words and an end are all that a random LM must learn to say, so that some votes parse.
+SPEC = {
+    "answer": {"kind": "label", "labels": ["red", "blue"]},
+    "hyperparameters": {"learning_rate": 0.03, "batch_size": 8, "lora": {"r": 8, "alpha": 16}},
+    "warmup": {"n_epochs": 30, "format": "in_context"},
+    "evolve": {"n_epochs": 4},
+    "selection": {"strategy": "all"},
+    "propagation": {"k": 2},
+}
+
+
+def spec(**changes) -> JobSpec:
+    return JobSpec.model_validate({**SPEC, **changes})
+
+
+@pytest.fixture
+def run(lab, split) -> Callable[..., tuple[Outcome, MemoryKeep]]:
+    def go(keep=None, gold=None, rows: Split = split, **changes):
+        keep = keep or MemoryKeep(chunk_size=4)
+        lab.tick = keep.tick
+        return run_job(spec(**changes), rows, lab=lab, keep=keep, gold=gold), keep
+
+    return go
+
+
+def fingerprint(outcome: Outcome) -> dict[str, bytes]:
+    """Every artefact's bytes; the report without its wall seconds, which no rerun repeats."""
+    root = Path(outcome.artefacts.path)
+    files = {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+    report = json.loads(files.pop("report.json"))
+    report.pop("seconds")
+    files.pop("report.md")
+    return files | {"report": json.dumps(report, sort_keys=True).encode()}
+
+
+def test_a_round_ends_with_an_adapter_that_peft_loads_and_a_report(run, llama, split):
+    outcome, keep = run()
+    root = Path(outcome.artefacts.path)
+    network = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(llama), str(root / "adapter"))
+    assert network(torch.tensor([[1, 2, 3]])).logits.shape[:2] == (1, 3)
+    stages = {name.split("/")[1] for name in keep.stored if name.startswith("round-1/")}
+    assert stages == {
+        "own-neighbours", "warmup", "neighbours", "propagate", "agree", "justify", "select", "evolve", "evaluate"
+    }  # fmt: skip
+    names = [arm["name"] for arm in outcome.report.body["arms"]]
+    assert {"vanilla", "knn_vote", "labels_only_early", "labels_only_matched", "evolved"} <= set(names)
+    samples = [json.loads(line) for line in (root / "samples.jsonl").read_text().splitlines()]
+    assert [s["query_id"] for s in samples] == [q.id for q in split.unlabeled]
+    assert all(len(s["votes"]) == 4 and len(s["neighbours"]) == 2 and s["reason"] for s in samples)
+    assert "adapter_config.json" in {p.name for p in (root / "adapter").iterdir()}
+    assert json.loads((root / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"] == "tiny-llama"
+
+
+def test_the_same_spec_data_and_seed_give_the_same_bytes_and_another_seed_does_not(run):
+    first, again, other = run()[0], run()[0], run(seed=7)[0]
+    assert fingerprint(first) == fingerprint(again)
+    assert first.adapter.sha256 != other.adapter.sha256
+
+
+def test_golds_of_unlabeled_rows_reach_the_report_and_nothing_else(run, split):
+    """methods.md A1: with random golds every training artefact is byte-identical."""
+    right = {q.id: ("red", "blue")[i % 2] for i, q in enumerate(split.unlabeled)}
+    wrong = {q.id: ("blue", "red")[i % 2] for i, q in enumerate(split.unlabeled)}
+    prints = [fingerprint(run(gold=gold)[0]) for gold in (right, wrong)]
+    reports = [json.loads(p.pop("report")) for p in prints]
+    assert prints[0] == prints[1]
+    accuracies = [r["rounds"][0]["pseudo_label_accuracy"]["all"]["accuracy"] for r in reports]
+    assert accuracies[0] + accuracies[1] <= 1.0
+    assert accuracies[0] != accuracies[1]
+
+
+@pytest.mark.parametrize("stage", ["round-1/warmup", "round-1/propagate/00001", "round-1/select", "round-1/evolve"])
+def test_a_run_stopped_at_any_stage_goes_on_and_ends_with_the_same_bytes(run, tmp_path, stage):
+    class Stopping(DirectoryKeep):
+        def __call__(self, name, make):
+            if self._prefix + name == stage and not (self.root / "stages" / stage).exists() and not stopped:
+                stopped.append(stage)
+                raise Stopped("stopped by the test")
+            made.append(self._prefix + name)
+            return super().__call__(name, make)
+
+    made: list[str] = []
+    stopped: list[str] = []
+    undisturbed = run()[0]
+    with pytest.raises(Stopped):
+        run(keep=Stopping(tmp_path, {}, chunk_size=4))
+    before = set(made)
+    made.clear()
+    resumed, _ = run(keep=Stopping(tmp_path, {}, chunk_size=4))
+    assert before
+    assert fingerprint(resumed) == fingerprint(undisturbed)
+
+
+def test_a_second_round_works_on_what_the_first_did_not_select(run, split):
+    outcome, keep = run(rounds=2, selection={"strategy": "random", "share": 0.5})
+    first, second = (keep.stored[f"round-{n}/select"] for n in (1, 2))
+    taken = {s.query_id for s in first.chosen()}
+    assert {s.query_id for s in second.samples} == {q.id for q in split.unlabeled} - taken
+    assert "round-2/warmup" not in keep.stored
+    lineage = json.loads((Path(outcome.artefacts.path) / "adapter" / "lineage.json").read_text())
+    assert {row["id"] for row in lineage["selected"]} == taken | {s.query_id for s in second.chosen()}
+
+
+def test_repo_head_trains_on_pseudo_responses_alone_and_shows_no_neighbours(lab, split, monkeypatch):
+    trained = {}
+    original = train.fit
+
+    def spy(lab, start, examples, recipe, training, **kwargs):
+        trained.setdefault(len(trained), (len(examples), recipe))
+        return original(lab, start, examples, recipe, training, **kwargs)
+
+    monkeypatch.setattr(train, "fit", spy)
+    plain = {k: v for k, v in SPEC.items() if k not in ("selection", "propagation")} | {"warmup": {"n_epochs": 30}}
+    given = JobSpec.model_validate(plain | {"profile": "repo_head", "evaluation": {"baselines": False}})
+    keep = MemoryKeep(chunk_size=4)
+    run_job(given, split, lab=lab, keep=keep)
+    (labeled, warm), *rest = trained.values()
+    assert labeled == len(split.labeled)
+    assert warm.format == "plain"
+    selected = keep.stored["round-1/select"].selected
+    if rest:
+        assert rest[0][0] == selected
+        assert rest[0][1].learning_rate == pytest.approx(warm.learning_rate * 0.01)
+    assert given.selection.scope == "disputed"
+
+
+@pytest.mark.parametrize(
+    ("off", "gone"),
+    [
+        ({"propagation": {"k": 2, "in_weight": False}}, "round-1/warmup"),
+        ({"propagation": {"k": 2, "collaboration": False}}, None),
+        ({"propagation": {"k": 2, "in_context": False}}, None),
+        ({"resolve": {"resolver": "drop"}}, None),
+        ({"evaluation": {"baselines": False}}, "labels-only/early"),
+    ],
+    ids=["in_weight", "collaboration", "in_context", "justify", "baselines"],
+)
+def test_each_step_can_be_switched_off(run, off, gone):
+    try:
+        outcome, keep = run(**off)
+    except Exception as error:
+        assert off == {"propagation": {"k": 2, "in_weight": False}}, error
+        assert getattr(error, "code", "") == "no_samples_selected"
+        return
+    assert gone is None or gone not in keep.stored
+    votes = {len(s.votes) for s in keep.stored["round-1/select"].samples}
+    assert votes == ({1} if off.get("propagation", {}).get("collaboration") is False else {4})
+    assert outcome.adapter.steps > 0
+
+
+def test_without_unlabeled_rows_the_job_is_labels_only(run, split):
+    outcome, keep = run(rows=replace(split, unlabeled=()))
+    assert not any(name.startswith("round-") for name in keep.stored)
+    assert outcome.adapter == keep.stored["labels-only/early"]
+    assert outcome.report.body["rounds"] == []
+
+
+def test_a_share_of_the_labels_is_held_out_when_no_test_file_is_given(run, split):
+    outcome, _ = run(rows=replace(split, held_out=()))
+    task = outcome.report.body["task"]
+    assert task["labeled"] + task["held_out"] == len(split.labeled)
+    assert task["held_out"] >= 1
+    lineage = json.loads((Path(outcome.artefacts.path) / "adapter" / "lineage.json").read_text())
+    assert not set(lineage["labeled"]) & set(lineage["held_out"])
+
+
+def test_full_training_leaves_whole_weights(run):
+    outcome, _ = run(hyperparameters={"trainable": "full", "learning_rate": 0.005, "batch_size": 4})
+    folder = Path(outcome.artefacts.path) / "adapter"
+    network = AutoModelForCausalLM.from_pretrained(folder)
+    assert network.config.hidden_size == 32
+    assert outcome.adapter.kind == "full"
