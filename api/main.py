@@ -46,6 +46,8 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     if not app.openapi_schema:
         document = get_openapi(title=app.title, version=app.version, routes=app.routes)
         schemas = document["components"]["schemas"]
+        for operation in (operation for path in document["paths"].values() for operation in path.values()):
+            operation["responses"].pop("422", None)  # FastAPI's own refusal: here it is a 400 in the envelope
         for body in fine_tuning.BODY_SCHEMAS:
             schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas |= {name: part for name, part in schema.pop("$defs", {}).items() if name not in schemas}

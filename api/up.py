@@ -50,16 +50,23 @@ class Worker:
     def _spawn(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "celery", *WORKER_ARGS]
         # A session of its own: ctrl-C in the terminal reaches this process alone, which then stops the worker in order.
-        return subprocess.Popen(command, cwd=ROOT, start_new_session=True, preexec_fn=_die_with_parent)
+        with worker_log().open("ab") as log:
+            return subprocess.Popen(
+                command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True, preexec_fn=_die_with_parent
+            )
 
     def _watch(self) -> None:
         while not self._stopping.is_set():
             code = self._process.wait()
             if self._stopping.wait(RESTART_SECONDS):
                 break
-            _say(f"The worker ended with exit code {code}; it is started again.\n")
+            _say(f"The worker ended with exit code {code}; it is started again. See {worker_log()}\n")
             self._process = self._spawn()
         self._process.terminate()  # spawned while `stop` was waiting for the one before
+
+
+def worker_log() -> Path:
+    return settings().data_dir.resolve() / "worker.log"
 
 
 def _die_with_parent() -> None:
@@ -82,7 +89,7 @@ def announcement(url: str) -> str:
     return (
         f"\nSemift {VERSION} is up\n"
         f"  URL   {url}   (documentation: {url}/docs)\n"
-        f"  data  {settings().data_dir.resolve()}\n\n"
+        f"  data  {settings().data_dir.resolve()}   (the worker writes worker.log there)\n\n"
         "Next, in another terminal:\n"
         f"  curl -F purpose=fine-tune -F file=@labeled.jsonl {url}/v1/files\n"
         f"  export OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY=any\n\n"

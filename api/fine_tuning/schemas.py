@@ -69,7 +69,7 @@ class Progress(BaseModel):
     step: int = 0
     total: int = 0
     percent: float = 0.0
-    round: int = 0
+    round: int | None = Field(None, description="Null in stages that belong to no round.")
     rounds: int
 
 

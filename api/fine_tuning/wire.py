@@ -17,6 +17,7 @@ from api.fine_tuning.schemas import (
     Sample,
     Stage,
 )
+from models.status import JobStatus
 
 EVENT_PREFIX = "ftevent-"
 
@@ -28,6 +29,8 @@ def _seconds(at: float | None) -> int | None:
 def job_object(row: RowMapping, result_paths: Sequence[str]) -> FineTuningJob:
     spec, job_id = row["spec"], row["id"]
     progress = Progress.model_validate({"rounds": spec["rounds"], **row["progress"]})
+    if row["status"] == JobStatus.succeeded:
+        progress = progress.model_copy(update={"percent": 100.0})
     trained = spec["hyperparameters"]
     return FineTuningJob(
         id=job_id,

@@ -107,6 +107,9 @@ def test_the_running_stage_shows_its_steps_and_chunks(world: World) -> None:
     assert (stage["chunks_done"], stage["step"], stage["total"]) == (1, 5, 9)
     shown = world.app.get(job).json()
     assert (shown["phase"], shown["progress"]["percent"], shown["progress"]["rounds"]) == ("propagating", 40.0, 1)
+    with transaction() as session:
+        leases.heartbeat(session, lease, {**progress, "stage": "labels-only", "round": None})
+    assert world.app.get(job).json()["progress"]["round"] is None
 
 
 def test_artefacts_are_listed_downloaded_and_are_files_too(world: World) -> None:
