@@ -17,9 +17,11 @@ from worker.app import publish
 
 log = logging.getLogger(__name__)
 
+PAUSE_AFTER_ERROR_SECONDS = 5.0
+
 
 class Every(threading.Thread):
-    """Calls `work` at once, then every `seconds`, and when woken. An error is logged, and the next call comes as usual."""
+    """Calls `work` at once, then every `seconds`, and when woken. An error is logged, and the next call comes all the same."""
 
     def __init__(self, name: str, seconds: float, work: Callable[[], object]) -> None:
         super().__init__(name=f"semift-{name}", daemon=True)
@@ -29,11 +31,13 @@ class Every(threading.Thread):
     def run(self) -> None:
         while not self._stopped:
             self._woken.clear()
+            pause = self._seconds
             try:
                 self._work()
             except Exception:
-                log.exception("%s failed; it is tried again in %g s", self.name, self._seconds)
-            self._woken.wait(self._seconds)
+                pause = max(pause, PAUSE_AFTER_ERROR_SECONDS)
+                log.exception("%s failed; it is tried again in %g s", self.name, pause)
+            self._woken.wait(pause)
 
     def wake(self) -> None:
         self._woken.set()

@@ -5,14 +5,16 @@ The worker holds a lock on it for as long as it uses it; the kernel drops the lo
 
 import fcntl
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from models.queries.leases import Lease
 from models.settings import settings
 
 LOCK = "lock"
+NEW_SECONDS = 60
 
 
 def scratch_root() -> Path:
@@ -33,22 +35,18 @@ def scratch_folder(lease: Lease) -> Iterator[Path]:
 
 
 def remove_abandoned() -> list[Path]:
-    """Folders whose worker is dead; those removed. One that is just being made may go too, and is made again by a retry."""
+    """Folders whose worker is dead; those removed. New ones are left alone: their worker may be about to lock them."""
     removed = []
-    for lock_path in scratch_root().glob(f"*/t*/{LOCK}"):
-        with lock_path.open("w") as lock:
-            try:
+    for path in scratch_root().glob(f"*/t*/{LOCK}"):
+        with suppress(FileNotFoundError, BlockingIOError), path.open() as lock:
+            if time.time() - path.stat().st_mtime > NEW_SECONDS:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            _remove(lock_path.parent)
-            removed.append(lock_path.parent)
+                _remove(path.parent)
+                removed.append(path.parent)
     return removed
 
 
 def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    try:
+    with suppress(OSError):  # another attempt or a helper has a folder there
         folder.parent.rmdir()
-    except OSError:  # another attempt or a helper has a folder there
-        return

@@ -6,6 +6,7 @@ worker shuts down; it dies by itself when its worker does.
 
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -45,7 +46,7 @@ class Supervisor:
     """One slot: a worker process runs one thing at a time. `command` starts a runner; tests give a quicker one."""
 
     def __init__(self, *, command: Sequence[str] = RUNNER, name: str | None = None) -> None:
-        self.name = name or f"{socket.gethostname()}:{os.getpid()}"
+        self.name = name or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"  # in containers, pids repeat
         self._command = tuple(command)
         self._slot = threading.Lock()
         self._stopping = threading.Event()
@@ -84,11 +85,15 @@ class Supervisor:
         if lease is None:
             return False
         log.info("%s %s (token %d)", "helping with" if lease.helper else "running", lease.job_id, lease.token)
-        with scratch_folder(lease) as scratch:
-            desk = Desk(lease, scratch)
-            ending = self._run(lease, desk)
-            conclude(lease, ending)
-        return desk.chunks_done > 0 if lease.helper else True
+        try:
+            with scratch_folder(lease) as scratch:
+                desk = Desk(lease, scratch)
+                conclude(lease, self._run(lease, desk))
+                return desk.chunks_done > 0 if lease.helper else True
+        except Exception as problem:  # no room on the disk, no process left to start
+            log.exception("%s could not be run", lease.job_id)
+            conclude(lease, Ending(death=_error("internal_error", f"the worker could not start ({type(problem).__name__})")))
+            return False
 
     def _run(self, lease: Lease, desk: Desk) -> Ending:
         """A runner's whole life, in this thread: on Linux a child dies with the thread that started it."""

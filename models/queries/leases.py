@@ -181,6 +181,7 @@ def _end(session: Session, job: Job, status: JobStatus, *, error: dict[str, Any]
     job.error, job.finished_at, job.lease_until = error, now(), None
     if status == JobStatus.succeeded:
         job.adapter_name = adapter_name(job)
+        job.progress = {**job.progress, "percent": 100.0}
         job.trained_tokens = _trained_tokens(session, job.id)
         add_event(session, job.id, "The job has successfully completed")
     elif status == JobStatus.cancelled:

@@ -1,14 +1,17 @@
 import subprocess
 import sys
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from sqlalchemy import func, select
 
 from models.db import transaction
 from models.queries import leases, outbox, stages
+from models.queries.jobs import lock_status, request_cancel
 from models.queries.leases import Lease, LeaseLost
 from models.status import JobStatus
 from models.tables import Artifact, Chunk, Event, Outbox, Stage
@@ -360,3 +363,34 @@ def test_doorbells_are_taken_once_and_put_back_when_the_broker_is_away(database:
         outbox.put_back(session, [taken[1][0]])
     with transaction() as session:
         assert outbox.take_waiting(session) == [taken[1]]
+
+
+def test_a_cancel_that_races_with_the_end_leaves_one_consistent_end(database: str) -> None:
+    file = add_file()
+    seen = set()
+    with ThreadPoolExecutor(2) as pool:
+        for trial in range(40):
+            job = add_job(training_file=file)
+            lease, barrier = claim(), Barrier(2)
+
+            def cancel(job: str = job, barrier: Barrier = barrier) -> bool:
+                barrier.wait()
+                with transaction() as session:
+                    running = lock_status(session, "default", job) == JobStatus.running
+                    return running and request_cancel(session, job)
+
+            def succeed(lease: Lease = lease, barrier: Barrier = barrier, late: bool = trial % 2 == 0) -> JobStatus | None:
+                barrier.wait()
+                if late:
+                    time.sleep(0.002)
+                return end(lease)
+
+            asked, ended = pool.submit(cancel), pool.submit(succeed)
+            expected = JobStatus.cancelled if asked.result() else JobStatus.succeeded
+            assert ended.result() == expected
+            assert get_job(job).status == expected
+            assert (get_job(job).adapter_name is None) == asked.result()
+            ends = ("The job was cancelled", "The job has successfully completed")
+            assert count(Event, Event.job_id == job, Event.message.in_(ends)) == 1
+            seen.add(expected)
+    assert len(seen) == 2, "40 trials, half of them with the cancel ahead, should show both orders"

@@ -311,6 +311,8 @@ def test_folders_of_dead_workers_are_removed_and_those_in_use_stay(tmp_path: Pat
     dead = settings().data_dir / "scratch" / "ftjob-x" / "t1"
     dead.mkdir(parents=True)
     (dead / "lock").touch()
+    assert remove_abandoned() == [], "its worker may be about to lock it"
+    os.utime(dead / "lock", (1.0, 1.0))
     spec = spec_for(tmp_path, chunk_seconds=0.3)
     job = add_job(spec=spec)
     with at_work():
@@ -320,3 +322,27 @@ def test_folders_of_dead_workers_are_removed_and_those_in_use_stay(tmp_path: Pat
     assert not dead.parent.exists()
     assert get_job(job).status == "succeeded"
     assert len(rows(Stage, job)) == 6
+
+
+def test_a_worker_that_cannot_start_a_runner_counts_the_attempt_and_goes_on(tmp_path: Path) -> None:
+    job = add_job(spec=spec_for(tmp_path))
+    Supervisor(command=("/nowhere/python",)).work()
+    row = get_job(job)
+    assert (row.status, row.attempt) == ("queued", 1)
+    assert row.next_attempt_at is not None
+    assert "FileNotFoundError" in events(job)[-1]
+
+
+def test_a_worker_without_database_stops_before_its_lease_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = spec_for(tmp_path, chunk_seconds=60)
+    job = add_job(spec=spec)
+
+    def unreachable(*_: Any) -> None:
+        raise ConnectionError("no route to host")
+
+    with at_work() as supervisor:
+        wait_until(lambda: did(spec, "begin chunk 0"))
+        monkeypatch.setattr(leases, "heartbeat", unreachable)
+        wait_until(lambda: not alive(runners(spec)[0]), seconds=LEASE_SECONDS + 1)
+        supervisor._stopping.set()
+    assert get_job(job).status == "running", "nothing was written: the sweeper finds it"
