@@ -57,7 +57,7 @@ class Progress(TypedDict):
     step: int
     total: int
     percent: float
-    round: int
+    round: int | None  # none in stages that belong to no round
     rounds: int
 
 

@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from tests.api.rows import WEIGHTS, fail, labeled, run_to_the_end, unlabeled
 from tests.client.conftest import Semift
+from tests.conftest import Configure
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,6 +63,13 @@ def test_upload_prints_the_id(semift: Semift, server: str, folder: Path) -> None
     assert (bad.exit_code, bad.stdout.startswith("file-")) == (2, True)
     assert semift("upload", folder / "none.csv").exit_code == 2
     assert "unknown_choice" in semift("upload", folder / "l.jsonl", "--purpose", "fun").stderr
+
+
+def test_a_file_read_after_the_upload_answered_is_waited_for(semift: Semift, configure: Configure, folder: Path) -> None:
+    configure(inline_validation_bytes=0)
+    assert semift("validate", folder / "l.jsonl").exit_code == 0
+    assert semift("validate", folder / "bad.csv").exit_code == 2
+    assert data(semift("upload", folder / "l.jsonl", "--json"))["status"] == "processed"
 
 
 def test_submit_sends_files_model_and_spec(semift: Semift, server: str, folder: Path) -> None:

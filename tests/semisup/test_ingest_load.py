@@ -52,6 +52,7 @@ def test_a_gold_that_cannot_be_read_is_no_gold_and_no_error(tmp_path: Path) -> N
     with path.open("rb") as file:
         report = validate(file, "pool.csv", {"role": "unlabeled"})
     assert (report.ok, report.labeled, report.unlabeled) == (True, 0, 2)
+    assert [(warning.code, warning.count) for warning in report.warnings] == [("labels_ignored", 1)]
 
 
 def test_the_last_turn_of_a_chat_is_gold_in_an_unlabeled_file(tmp_path: Path) -> None:

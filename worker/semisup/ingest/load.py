@@ -150,7 +150,7 @@ def _classes(labeled: Sequence[Example]) -> list[Finding]:
         return [Finding(code="single_class", message=message, count=len(labeled), fix="Add labeled rows of the other classes.")]
     rare = [label for label, count in counts.items() if count < 2]
     if rare and len(counts) <= len(labeled) / 2:  # else answers are texts, not classes
-        message = f"{len(rare)} classes have one labeled row: {', '.join(label[:40] for label in rare[:SHOWN_PAIRS])}."
+        message = f"Classes with one labeled row: {len(rare)} ({', '.join(label[:40] for label in rare[:SHOWN_PAIRS])})."
         return [
             Finding(code="rare_class", severity="warning", message=message, count=len(rare), fix="Add rows of these classes.")
         ]

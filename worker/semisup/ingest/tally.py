@@ -46,6 +46,7 @@ class Tally:
         self._duplicate_count = 0
         self._conflicts: list[Finding] = []
         self._conflict_count = 0
+        self._ignored = 0  # targets in a file declared unlabeled
         self._first_unlabeled: list[int] = []
 
     def refuse(self, finding: Finding) -> None:
@@ -64,6 +65,7 @@ class Tally:
             self._repeated(row, earlier, target_key)
         if row.answer is None or self._labels_ignored:
             self.unlabeled += 1
+            self._ignored += row.answer is not None
             if len(self._first_unlabeled) < 5:
                 self._first_unlabeled.append(row.line)
         else:
@@ -105,6 +107,9 @@ class Tally:
             message = f"{self.unlabeled} of {self.labeled + self.unlabeled} rows have no target."
             fix = "A labeled file needs a target in every row; in an unlabeled file targets are ignored."
             found.append(_warning("mixed_labels", message, self.unlabeled, self._first_unlabeled, fix))
+        if self._ignored:
+            message = f"{self._ignored} rows have a target: only the report of a job reads it."
+            found.append(_warning("labels_ignored", message, self._ignored, (), "Nothing, or leave the targets out."))
         return [*found, *self._label_variants()]
 
     def _label_variants(self) -> list[Finding]:
