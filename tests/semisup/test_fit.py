@@ -51,9 +51,7 @@ def test_losses_equal_those_of_transformers_trainer_on_the_same_batches(lab, tmp
         return {
             "input_ids": torch.tensor([[0] * p + [*e.prompt, *e.response] for e, p in zip(batch, pad, strict=True)]),
             "attention_mask": torch.tensor([[0] * p + [1] * (width - p) for p in pad]),
-            "labels": torch.tensor(
-                [[-100] * (p + len(e.prompt)) + list(e.response) for e, p in zip(batch, pad, strict=True)]
-            ),
+            "labels": torch.tensor([[-100] * (p + len(e.prompt)) + list(e.response) for e, p in zip(batch, pad, strict=True)]),
         }
 
     theirs: list[float] = []

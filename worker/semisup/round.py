@@ -40,7 +40,7 @@ def run_round(task: Task, number: int, before: RoundResult | None, keep: Keep) -
     shown = keep("own-neighbours", lambda: own_neighbours(task))
     warm = before.warm if before else keep("warmup", lambda: warm_up(task, shown)) if spec.propagation.in_weight else None
     teacher = before.evolved if before else warm
-    neighbours = keep("neighbours", lambda: neighbours_of(lab, pool, split.labeled, spec.propagation.k))
+    neighbours = keep("neighbours", lambda: neighbours_of(lab, pool, split.labeled, spec.propagation.neighbours))
     ballots = keep.map("propagate", pool, lambda part: vote(task, teacher, part, neighbours, seed))
     agreed = keep("agree", lambda: agree(ballots, task.answers, spec.propagation.confidence))
     resolved = keep.map("justify", agreed.disputed, lambda part: resolve(task, teacher, part, seed))

@@ -118,12 +118,15 @@ class Evolve(Spec):
 
 
 class Collaborator(Spec):
-    """One inference configuration. `order` is how demonstrations are laid out in the prompt."""
+    """One inference configuration: the LM with its demonstrations, or (`view: knn`) the vote of the neighbours themselves."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")
+    view: Literal["lm", "knn"] = Field("lm", description="`knn` is no LM call: another view of the row, strong on intent data.")
     temperature: float = Field(1.0, ge=0, le=5, description="0 is greedy.")
-    k: int | None = Field(None, ge=0, le=32, description="Demonstrations; default: propagation.k.")
-    order: Literal["nearest_last", "nearest_first", "shuffled"] = "nearest_last"
+    k: int | None = Field(None, ge=0, le=32, description="Demonstrations, or voting neighbours; default: propagation.k.")
+    order: Literal["nearest_last", "nearest_first", "shuffled"] = Field(
+        "nearest_last", description="How the demonstrations are laid out in the prompt."
+    )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Makes two otherwise equal collaborators sample differently.")
 
 
@@ -147,11 +150,18 @@ class Propagation(Spec):
     )
     chunk_size: int = Field(64, ge=1, le=4096, description="Rows per chunk: the unit of resume, progress and distribution.")
 
+    @property
+    def neighbours(self) -> int:
+        """How many neighbours a query needs: the most that any collaborator looks at."""
+        return max([self.k, *(c.k or 0 for c in self.collaborators)])
+
     @model_validator(mode="after")
     def _checks(self) -> "Propagation":
         names = [c.name for c in self.collaborators]
         if len(set(names)) != len(names):
             raise ValueError(f"collaborators need distinct names; got {names}")
+        if any(c.view == "knn" and c.k == 0 for c in self.collaborators):
+            raise ValueError("a collaborator with view knn needs k of at least 1")
         if self.max_new_tokens != "auto" and not 1 <= self.max_new_tokens <= 8192:
             raise ValueError(f"max_new_tokens must be between 1 and 8192, or 'auto'; got {self.max_new_tokens}")
         return self

@@ -70,7 +70,8 @@ class Task:
 
     def prompt(self, example_or_query: Example, neighbours: Neighbours | None) -> list[int]:
         query = example_or_query.query
-        shown = [self.labeled[i] for i in neighbours.ids[query.id]][::-1] if neighbours else []
+        near = neighbours.ids[query.id][: self.spec.propagation.k] if neighbours else ()
+        shown = [self.labeled[i] for i in reversed(near)]  # the nearest one last, next to the question
         return self.lab.encode_prompt(conversation(query, shown, self.spec.system_prompt), self.max_length)
 
     def _tokens(self, example: Example, neighbours: Neighbours | None) -> Tokens:

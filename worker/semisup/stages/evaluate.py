@@ -30,6 +30,6 @@ def evaluate_knn(task: Task, examples: Sequence[Example], neighbours: Neighbours
     """The similarity-weighted vote of the neighbours: no LM at all. Its mean_nll is 0, since nothing is generated."""
     out = []
     for example in examples:
-        answer = knn_vote(neighbours, example.query, task.split.labeled, task.answers)
+        answer, _ = knn_vote(neighbours, example.query, task.labeled, task.answers, task.spec.propagation.k)
         out.append(Prediction(example.id, answer, 0.0, task.answers.same(answer, example.answer), 0))
     return out

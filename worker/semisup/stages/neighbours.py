@@ -1,6 +1,6 @@
 """In-context propagation, first half: for every query the k nearest labeled examples by exact cosine."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,15 +45,20 @@ def nearest(
     return out
 
 
-def knn_vote(neighbours: Neighbours, query: Query, labeled: Sequence[Example], answers: Answers) -> str | None:
-    """The answer of the neighbours, each weighted by its similarity (floored at 0); ties go to the nearest one's."""
-    by_id = {e.id: e for e in labeled}
-    near = [by_id[i].answer for i in neighbours.ids[query.id]]
-    weights = [max(0.0, s) for s in neighbours.similarity[query.id]]
-    groups = answers.group(near)
+def knn_vote(
+    neighbours: Neighbours, query: Query, labeled: Mapping[str, Example], answers: Answers, k: int
+) -> tuple[str | None, float]:
+    """(answer, its share) of the k nearest, each weighted by its similarity (floored at 0); ties go to the nearest one's.
+
+    The share is in [0, 1] and smoothed by one neighbour's weight spread evenly, so that few neighbours are never certain.
+    """
+    near = [labeled[i].answer for i in neighbours.ids[query.id][:k]]
+    weights = [max(0.0, s) for s in neighbours.similarity[query.id][:k]]
+    groups = [(sum(weights[i] for i in members), -members[0], form) for form, members in answers.group(near)]
     if not groups:
-        return None
-    return max(groups, key=lambda group: (sum(weights[i] for i in group[1]), -group[1][0]))[0]
+        return None, 0.0
+    won, _, answer = max(groups)
+    return answer, won / (sum(weights) + 1.0)
 
 
 def _own_rows(queries: Sequence[Query], labeled: Sequence[Example]) -> list[frozenset[int]]:

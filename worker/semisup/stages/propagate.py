@@ -1,5 +1,6 @@
 """In-context propagation, second half: every collaborator infers every unlabeled query of a chunk."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ from worker.semisup.lm import Lab
 from worker.semisup.prompts import conversation
 from worker.semisup.seeds import derive_seed
 from worker.semisup.spec import Collaborator, Propagation
+from worker.semisup.stages.neighbours import knn_vote
 
 
 def propagate(
@@ -31,6 +33,10 @@ def propagate(
     votes: list[list[Vote]] = [[] for _ in queries]
     with lab.lm(adapter) as lm:
         for collaborator in collaborators:
+            if collaborator.view == "knn":
+                for query, made in zip(queries, votes, strict=True):
+                    made.append(_knn(query, labeled, neighbours, answers, collaborator, spec.k))
+                continue
             prompts = [
                 lab.encode_prompt(
                     conversation(q, demonstrations(q, labeled, neighbours, spec, collaborator, seed), system), max_length
@@ -43,6 +49,19 @@ def propagate(
                 parsed = answers.parse(output.text, query)
                 made.append(Vote(collaborator.name, output.text, parsed, output.mean_nll, output.tokens))
     return [Ballot(q.id, tuple(made)) for q, made in zip(queries, votes, strict=True)]
+
+
+def _knn(
+    query: Query,
+    labeled: Mapping[str, Example],
+    neighbours: Neighbours,
+    answers: Answers,
+    collaborator: Collaborator,
+    default: int,
+) -> Vote:
+    """The neighbours' own vote. Its mean_nll is minus the log of the winner's share: one token's worth of confidence."""
+    answer, share = knn_vote(neighbours, query, labeled, answers, collaborator.k or default)
+    return Vote(collaborator.name, answer or "", answer, -math.log(max(share, 1e-9)), 0)
 
 
 def demonstrations(
