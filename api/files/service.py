@@ -1,8 +1,6 @@
 """Files: bytes into the blob store, a row for what they are. Transactions are short: none is open while bytes move."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import RowMapping
 
@@ -22,8 +20,6 @@ from models.settings import settings
 from models.status import FileStatus
 from worker.semisup.ingest.findings import IngestOptions
 from worker.semisup.ingest.validate import preview as ingest_preview
-
-MAX_PREVIEW_OFFSET = 1_000_000
 
 
 class Content(NamedTuple):
@@ -108,15 +104,9 @@ def validation(caller: Caller, file_id: str) -> FileValidation:
 def preview(caller: Caller, file_id: str, limit: int, offset: int) -> FilePreview:
     """The first rows as they are and as they are understood. Raises DataError where the file cannot be read at all."""
     row = _row(caller, file_id)
-    with opened(row) as file:
+    with blobs().open(row["sha256"]) as file:
         shown = ingest_preview(file, row["filename"], IngestOptions.of(row["options"]), limit, offset)
     return FilePreview.model_validate({**shown.model_dump(mode="json"), "id": row["id"]})
-
-
-@contextmanager
-def opened(row: RowMapping) -> Iterator[BinaryIO]:
-    with blobs().open(row["sha256"]) as file:
-        yield file
 
 
 def _row(caller: Caller, file_id: str) -> RowMapping:

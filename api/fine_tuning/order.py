@@ -50,6 +50,13 @@ def read_order(body: Mapping[str, Any]) -> Order:
     """Raises BadRequest naming every field at fault, or both fields that contradict each other."""
     body = _without_nulls(body)
     asked = checked(JobCreate, body)
+    if asked.integrations:
+        raise BadRequest(
+            "No integrations are served here yet.",
+            code="unsupported_value",
+            param="integrations",
+            hint="Leave 'integrations' out.",
+        )
     carried = _from_metadata(asked.metadata or {})
     if carried:
         checked(SemiSupervised, carried, f"metadata.{CARRIER[:-1]}")

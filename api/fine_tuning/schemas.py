@@ -50,7 +50,7 @@ class JobCreate(Asked):
     metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = Field(
         None, description="Also a carrier: 'semi.rounds': '3' is method.semi_supervised.rounds."
     )
-    integrations: Annotated[list[Any], Field(max_length=0)] | None = Field(None, description="None are served yet.")
+    integrations: list[Any] | None = Field(None, description="None are served yet.")
 
 
 class JobError(BaseModel):

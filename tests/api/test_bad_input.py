@@ -206,7 +206,7 @@ CASES = [
     Case("J11 spaces", put("suffix", "   "), 400, "invalid_value", "pattern", "suffix"),
     Case("J metadata", put("metadata", {str(i): "x" for i in range(17)}), 400, "out_of_range", "16", "metadata"),
     Case("J metadata value", put("metadata", {"a": "x" * 513}), 400, "out_of_range", "512", "metadata.a"),
-    Case("J integrations", put("integrations", [{"type": "wandb"}]), 400, "out_of_range", "0", "integrations"),
+    Case("J integrations", put("integrations", [{"type": "wandb"}]), 400, "unsupported_value", "Leave", "integrations"),
     # --- the four carriers
     Case("C two carriers", put("semi_supervised", {"unlabeled_file": "file-other"}), 400, "conflicting_fields",
          f"'{SEMI}.unlabeled_file'", "semi_supervised.unlabeled_file"),
@@ -278,6 +278,10 @@ def test_bad_input_is_refused_alike_on_postgresql(postgresql: str, subtests: pyt
     for case in CASES:
         with subtests.test(case.name):
             check(new_world(app), case)
+
+
+def test_a_wrong_method_is_told_the_right_ones(world: World) -> None:
+    assert world.app.patch(JOBS).headers["allow"] in ("GET", "POST", "GET, POST", "POST, GET")
 
 
 def test_several_mistakes_are_all_named_at_once(world: World) -> None:
