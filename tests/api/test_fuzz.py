@@ -16,8 +16,8 @@ from api.errors import ApiError
 from api.main import create_app
 from tests.api.sending import JOBS, JSON, new_world
 
-KEYS = """model training_file method type semi_supervised unlabeled_file propagation k collaborators name selection strategy theta
-answer kind labels hyperparameters n_epochs lora metadata seed semi.rounds semi.propagation.k semi.selection semi. suffix
+KEYS = """model training_file method type semi_supervised unlabeled_file propagation k collaborators name selection strategy
+theta answer kind labels hyperparameters n_epochs lora metadata seed semi.rounds semi.propagation.k semi.selection semi. suffix
 profile rounds test_file integrations"""
 VALUES_OF_SPECS = 'semi_supervised supervised percentile label auto repo_head {} [1] NaN {"k":1}'
 KEY, WORD = st.sampled_from(KEYS.split()), st.sampled_from(VALUES_OF_SPECS.split())
