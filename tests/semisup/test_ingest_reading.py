@@ -9,8 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -115,17 +113,6 @@ def test_bom_and_line_ends_are_taken_silently(end: str, bom: bytes, last: bool) 
 def test_the_content_decides_the_format(content: bytes, name: str, format_: str) -> None:
     assert validate(io.BytesIO(content), name).format == format_
     assert [(row.query.question, row.answer) for row in read(content, name)] == [("a, b", "c")]
-
-
-def test_parquet_rows_hold_what_the_table_held() -> None:
-    file = io.BytesIO()
-    table = {"question": ["q1", "q2"], "options": [["a", "b"], ["c", "d"]], "answer": ["b", None], "score": [1.0, float("nan")]}
-    pq.write_table(pa.table(table), file)
-    assert [(r.line, r.query.options, r.answer) for r in read(file.getvalue())] == [(1, ("a", "b"), "B"), (2, ("c", "d"), None)]
-    broken = bytearray(file.getvalue())
-    broken[4:60] = bytes(56)
-    (finding,) = validate(io.BytesIO(bytes(broken)), "a.parquet").errors
-    assert (finding.code, finding.line) == ("invalid_parquet", 1)
 
 
 TEXT = st.text(

@@ -124,7 +124,7 @@ def id_column(layout: Layout, first: Mapping[str, Any]) -> str | None:
 def map_row(row: Row, layout: Layout, ids: str | None, options: IngestOptions, prefix: str) -> Mapped:
     """Raises Refusal for a row that cannot be used."""
     values = row.values
-    if values.get(layout.input) is None:
+    if layout.input not in values:
         raise Refusal(
             "missing_key", f"the row has no {layout.input!r}.", path=layout.input, fix="Give every row the same columns."
         )

@@ -119,29 +119,35 @@ def _open_parquet(file: BinaryIO) -> Source:
     import pyarrow as pa  # here, not above: only Parquet uploads should pay the import
     import pyarrow.parquet as pq
 
+    unreadable = (pa.ArrowException, OSError, ValueError, OverflowError)  # the last two for values that Python cannot hold
     size = file.seek(0, 2)
     file.seek(0)
     try:
         parquet = pq.ParquetFile(file)
         columns = tuple(parquet.schema_arrow.names)
         unpacked = sum(parquet.metadata.row_group(i).total_byte_size for i in range(parquet.num_row_groups))
-    except (pa.ArrowException, OSError) as error:
+    except unreadable as error:
         raise Refusal("invalid_parquet", f"The Parquet footer cannot be read: {_first_line(error)}", fix=_PARQUET_FIX) from None
     if len(columns) > MAX_COLUMNS:
         raise Refusal(
             "too_many_columns", f"The file has {len(columns)} columns; at most {MAX_COLUMNS} are read.", fix="Drop columns."
         )
-    if unpacked > MAX_EXPANSION * max(size, 1 << 20):
-        raise Refusal("too_large", f"The file unpacks from {size:,} to {unpacked:,} bytes.", fix="Upload JSONL instead.")
+    limit = MAX_EXPANSION * max(size, 1 << 20)
+    bomb = Refusal("too_large", f"The file unpacks from {size:,} to more than {limit:,} bytes.", fix="Upload JSONL instead.")
+    if unpacked > limit:
+        raise bomb
 
     def rows() -> Iterator[Row | Finding]:
-        number = 0
+        number = decoded = 0
         try:
             for batch in parquet.iter_batches(batch_size=PARQUET_BATCH):
+                decoded += batch.nbytes  # the footer counts a repeated value once
+                if decoded > limit:
+                    raise bomb
                 for values in batch.to_pylist():
                     number += 1
                     yield Row(number, {name: _plain(value) for name, value in values.items()})
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        except unreadable as error:
             raise Refusal(
                 "invalid_parquet", f"Row {number + 1} cannot be read: {_first_line(error)}", line=number + 1, fix=_PARQUET_FIX
             ) from None

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from decimal import Decimal
 from hashlib import blake2b
 from typing import Any
 
@@ -33,7 +34,7 @@ def as_text(value: Any, path: str) -> str:
         return "true" if value else "false"
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() else repr(value)  # pandas turns a column of ints with a gap into floats
-    if isinstance(value, int):
+    if isinstance(value, (int, Decimal)):
         return str(value)
     if not isinstance(value, str):
         raise Refusal("wrong_type", f"{path} holds {_kind(value)}, not text.", path=path, got=value, fix="Write it as text.")
