@@ -77,9 +77,9 @@ def attach(client: Client, job_id: str, as_json: bool) -> None:
 
 def conclude(client: Client, job: wire.Job) -> None:
     console = show.console()
-    for event in reversed(client.events(job["id"])):
-        if event["level"] != "info":
-            console.print(f"{event['level']}: {event['message']}", markup=False)
+    told = [f"{event['level']}: {event['message']}" for event in reversed(client.events(job["id"])) if event["level"] != "info"]
+    for line in dict.fromkeys(told):  # a job that was taken over may have warned twice
+        console.print(line, markup=False)
     if job["status"] == "succeeded":
         console.print(f"adapter: {job['fine_tuned_model']}", markup=False)
         console.print(f"results: semift artifacts {job['id']} --out results", markup=False)
