@@ -139,6 +139,7 @@ CASES = [
     rejected("D11 no label", training(labeled() + b'{"text": "x"}\n'), "no target"),
     rejected("D11 label not declared", data(with_rows("x,c"), dataset='{"labels":["a","b"]}'), "bad_label", 8),
     rejected("D11 no labels at all", training(unlabeled()), "0 labeled rows of 12"),
+    Case("D11 one label", training(labeled(1)), 400, "too_few_labeled", "at least 2", "training_file"),
     Case("D13 one class", training(b"".join(labeled(24).splitlines(True)[::2])), 400, "single_class", "class", "training_file"),
     Case("D15 leakage", held_out(labeled(6)), 400, "test_leakage", "6 rows", f"{SEMI}.test_file"),
     Case("D bad unlabeled file", lambda w: put(f"{SEMI}.unlabeled_file", upload(w.app, b"", "u.csv"))(w), 400,
@@ -327,6 +328,16 @@ def test_what_looks_odd_but_is_fine_is_accepted(world: World) -> None:
     assert world.app.post(JOBS, json=nulls).json()["spec"]["propagation"]["k"] == 3
     charset = {"content-type": "application/json; charset=UTF-8"}
     assert world.app.post(JOBS, content=json.dumps(world.order()), headers=charset).status_code == 200
+
+
+def test_leakage_may_be_allowed_and_is_said(world: World) -> None:
+    body = put_in(world, "evaluation", {"on_leakage": "allow"})
+    body["method"]["semi_supervised"]["test_file"] = upload(world.app, labeled(6))
+    job = world.app.post(JOBS, json=body).json()["id"]
+    events = world.app.get(f"{JOBS}/{job}/events").json()["data"]
+    assert [(event["data"]["code"], event["data"]["count"]) for event in events if event["level"] == "warn"] == [
+        ("test_leakage", 6)
+    ]
 
 
 def test_conflicting_labels_are_accepted_with_a_warning_event(world: World) -> None:
