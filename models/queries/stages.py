@@ -14,7 +14,7 @@ from models.queries.results import record
 from models.settings import settings
 from models.tables import Chunk, Stage
 
-HELPERS_RUNG = 16  # doorbells for a mapped stage; idle workers that hear none look for open chunks by themselves
+HELPERS_RUNG = 4  # doorbells for a mapped stage; idle workers that hear none look for open chunks by themselves
 
 
 @dataclass(frozen=True, slots=True)
