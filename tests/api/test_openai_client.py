@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import openai
@@ -280,3 +281,21 @@ def test_the_asynchronous_client_does_the_same(server: str) -> None:
             assert (await client.files.content(train.id)).read() == labeled()
 
     asyncio.run(run())
+
+
+def test_many_at_once_get_one_job_each(client: openai.OpenAI, upload: Uploads) -> None:
+    """Orders, cancels and deletions in parallel: one writer after the other, and nobody is turned away."""
+    file = upload.labeled()
+
+    def order_and_cancel(number: int) -> tuple[str, str]:
+        job = client.fine_tuning.jobs.create(model=MODEL, training_file=file, metadata={"n": str(number)})
+        with pytest.raises(openai.ConflictError):
+            client.files.delete(file)
+        return job.id, client.fine_tuning.jobs.cancel(job.id).status
+
+    with ThreadPoolExecutor(12) as pool:
+        done = dict(pool.map(order_and_cancel, range(48)))
+    assert len(done) == 48
+    assert set(done.values()) == {"cancelled"}
+    assert {job.id for job in client.fine_tuning.jobs.list(limit=10)} == set(done)
+    assert client.files.delete(file).deleted
