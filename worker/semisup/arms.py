@@ -8,7 +8,7 @@ from worker.semisup.keep import Keep
 from worker.semisup.round import RoundResult, joined
 from worker.semisup.stages.evaluate import evaluate, evaluate_knn
 from worker.semisup.stages.neighbours import neighbours_of
-from worker.semisup.stages.train import choose_stop, labels_only_early, labels_only_matched, own_neighbours
+from worker.semisup.stages.train import choose_stop, horizon, labels_only_early, labels_only_matched, own_neighbours
 from worker.semisup.task import Task
 
 
@@ -42,7 +42,8 @@ def run_arms(task: Task, rounds: Sequence[RoundResult], keep: Keep) -> list[Arm]
     if task.spec.evaluation.baselines or not rounds:
         arms += lm_arms("vanilla", "vanilla (base LM)", None)
         arms.append(Arm("knn_vote", "kNN vote (no LM)", tuple(evaluate_knn(task, held_out, near)), True))
-        stop = keep("labels-only/stop", lambda: choose_stop(task))
+        reach = horizon(task, rounds[-1].warm, rounds[-1].evolved) if rounds else horizon(task)
+        stop = keep("labels-only/stop", lambda: choose_stop(task, reach))
         early = keep("labels-only/early", lambda: labels_only_early(task, stop))
         arms += lm_arms("labels_only_early", "labels-only, early-stopped", early, stop)
     if not rounds:

@@ -161,9 +161,13 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class StopChoice:
-    """Which epoch the labels-only arm stops at, chosen on a labeled dev split: (epochs, dev accuracy) pairs tried."""
+    """Which epoch the labels-only arm stops at, chosen on a labeled dev split: (epochs, dev accuracy) pairs tried.
+
+    `horizon` is the number of epochs its learning-rate schedule was laid out for.
+    """
 
     epochs: int
+    horizon: int
     tried: tuple[tuple[int, float], ...]
     dev_size: int
 

@@ -13,7 +13,7 @@ from worker.semisup.report import write_report
 from worker.semisup.round import RoundResult, run_round
 from worker.semisup.seeds import derive_seed
 from worker.semisup.spec import JobSpec
-from worker.semisup.stages.train import choose_stop, labels_only_early, stratified_split
+from worker.semisup.stages.train import choose_stop, horizon, labels_only_early, stratified_split
 from worker.semisup.task import make_task
 
 
@@ -47,7 +47,7 @@ def run_job(
             rounds.append(run_round(task, number, before, keep.within(f"round-{number}")))
         adapter = rounds[-1].evolved
     else:
-        stop = keep("labels-only/stop", lambda: choose_stop(task))
+        stop = keep("labels-only/stop", lambda: choose_stop(task, horizon(task)))
         adapter = keep("labels-only/early", lambda: labels_only_early(task, stop))
     if adapter is None:
         raise DataError(

@@ -69,7 +69,14 @@ def arm_row(arm: Arm, level: float) -> dict[str, Any]:
         "unparsed": sum(p.answer is None for p in arm.predictions),
         "neighbours_shown": arm.neighbours,
         "train_steps": arm.adapter.steps if arm.adapter else 0,
-        "early_stop": {"epochs": arm.stop.epochs, "tried": arm.stop.tried, "dev": arm.stop.dev_size} if arm.stop else None,
+        "early_stop": {
+            "epochs": arm.stop.epochs,
+            "horizon": arm.stop.horizon,
+            "tried": arm.stop.tried,
+            "dev": arm.stop.dev_size,
+        }
+        if arm.stop
+        else None,
     }
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -49,40 +50,48 @@ def training_set(selection: Selection, earlier: Sequence[Sample]) -> tuple[Sampl
     return (*earlier, *selection.chosen())
 
 
-def choose_stop(task: Task) -> StopChoice:
-    """The epoch at which labels-only training is best on a labeled dev split: by accuracy, then by the dev answers' NLL.
+def horizon(task: Task, *adapters: Adapter | None) -> int:
+    """Epochs over the labels that take as many steps as these trainings together; twice the warm-up where there are none.
 
-    The dev split is drawn from the labeled file alone; the held-out set is never looked at.
+    What the early-stopped control may use: no fewer steps than the arm it is compared with.
+    """
+    labeled = len(task.split.labeled)
+    recipe = task.recipe("warmup", labeled)
+    steps = sum(adapter.steps for adapter in adapters if adapter)
+    return math.ceil(steps / math.ceil(labeled / recipe.batch_size)) if steps else 2 * recipe.n_epochs
+
+
+def choose_stop(task: Task, epochs: int) -> StopChoice:
+    """The epoch, of at most `epochs`, at which labels-only training is best on a labeled dev split.
+
+    Best by accuracy, then by the dev answers' NLL. The dev split is drawn from the labeled file alone.
     """
     train, dev = _dev_split(task)
-    recipe = task.recipe("warmup", len(train))
-    horizon = 2 * recipe.n_epochs
-    every = max(1, math.ceil(horizon / STOPS_TRIED))
+    recipe = replace(task.recipe("warmup", len(train)), n_epochs=epochs)
+    every = max(1, math.ceil(epochs / STOPS_TRIED))
     tried: list[tuple[int, float, float]] = []
     prompts = [task.prompt(example, None) for example in dev]
     responses = [task.lab.encode_response(example.response) for example in dev]
 
     def look(epoch: int, lm: Lm) -> None:
-        if epoch % every == 0 or epoch == horizon:
+        if epoch % every == 0 or epoch == epochs:
             right = sum(p.correct for p in predictions_of(task, lm, dev, None))
             tried.append((epoch, right / len(dev), -sum(lm.score(prompts, responses)) / len(dev)))
 
     tokens = task.tokens(train, "plain")
     seed = derive_seed(task.spec.seed, "labels-only", "dev")
-    steps = horizon * math.ceil(len(train) / recipe.batch_size)
-    fit(task.lab, None, tokens, recipe, task.spec.hyperparameters, seed=seed, steps=steps, after_epoch=look)
+    fit(task.lab, None, tokens, recipe, task.spec.hyperparameters, seed=seed, after_epoch=look)
     best = max(tried, key=lambda t: (t[1], t[2]))
-    return StopChoice(best[0], tuple((epoch, accuracy) for epoch, accuracy, _ in tried), len(dev))
+    return StopChoice(best[0], epochs, tuple((epoch, accuracy) for epoch, accuracy, _ in tried), len(dev))
 
 
 def labels_only_early(task: Task, stop: StopChoice) -> Adapter:
     """The strict control: all labels, the dev split's schedule, stopped at the epoch it chose."""
     labeled = task.split.labeled
-    recipe = task.recipe("warmup", len(labeled))
-    steps = 2 * recipe.n_epochs * math.ceil(len(labeled) / recipe.batch_size)
+    recipe = replace(task.recipe("warmup", len(labeled)), n_epochs=stop.horizon)
     seed = derive_seed(task.spec.seed, "labels-only", "early")
     tokens = task.tokens(labeled, "plain")
-    return fit(task.lab, None, tokens, recipe, task.spec.hyperparameters, seed=seed, steps=steps, stop_after=stop.epochs)
+    return fit(task.lab, None, tokens, recipe, task.spec.hyperparameters, seed=seed, stop_after=stop.epochs)
 
 
 def labels_only_matched(task: Task, start: Adapter | None, steps: int, neighbours: Neighbours) -> Adapter:
