@@ -25,6 +25,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from models.queries.paging import UnknownCursor
 from worker.semisup import errors as semisup
@@ -192,6 +193,12 @@ async def _cursor(request: Request, error: Any) -> JSONResponse:
     )
 
 
+async def _torn(request: Request, _error: Any) -> JSONResponse:
+    """Usually nobody is left to read this; it keeps a client that hangs up from looking like a bug of ours."""
+    torn = BadRequest("The body ended before its declared length.", code="length_mismatch", hint="Send all of Content-Length.")
+    return await _refuse(request, torn)
+
+
 async def _disk(request: Request, error: Any) -> JSONResponse:
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         raise error
@@ -208,4 +215,5 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(OperationalError, _database_away)
     app.add_exception_handler(PoolTimeout, _database_away)
     app.add_exception_handler(UnknownCursor, _cursor)
+    app.add_exception_handler(ClientDisconnect, _torn)
     app.add_exception_handler(OSError, _disk)

@@ -1,5 +1,9 @@
 """The envelope: every error class has a status, and even what nobody expected answers in it."""
 
+import asyncio
+import json
+from typing import Any
+
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy.exc import OperationalError
@@ -56,6 +60,29 @@ def test_a_full_disk_is_said(sqlite: str, monkeypatch: pytest.MonkeyPatch) -> No
     response = broken(monkeypatch, OSError(28, "No space left on device")).get("/v1/models")
     assert (response.status_code, response.json()["error"]["code"]) == (503, "insufficient_storage")
     assert broken(monkeypatch, OSError(5, "Input/output error")).get("/v1/models").status_code == 500
+
+
+@pytest.mark.parametrize(
+    ("path", "media"), [("/v1/fine_tuning/jobs", "application/json"), ("/v1/files", "multipart/form-data; boundary=b")]
+)
+def test_a_client_that_hangs_up_is_no_bug(sqlite: str, caplog: pytest.LogCaptureFixture, path: str, media: str) -> None:
+    arriving: list[dict[str, Any]] = [
+        {"type": "http.request", "body": b"--b", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return arriving.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"content-type", media.encode()), (b"content-length", b"100")]
+    scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b"", "headers": headers}
+    asyncio.run(create_app()({**scope, "scheme": "http", "server": ("x", 80), "http_version": "1.1"}, receive, send))
+    assert (sent[0]["status"], json.loads(sent[1]["body"])["error"]["code"]) == (400, "length_mismatch")
+    assert "unhandled" not in caplog.text
 
 
 def test_every_answer_carries_openais_headers(sqlite: str) -> None:
