@@ -23,7 +23,6 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
-	$(BIN)/mypy client/semift
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow" tests/test_house.py tests/semisup tests/migrations tests/test_deploy.py
 

@@ -7,6 +7,7 @@ import argparse
 import ctypes
 import ipaddress
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -78,10 +79,10 @@ def _die_with_parent() -> None:
 class Announcing(uvicorn.Server):
     """Says where it is once it answers, not before."""
 
-    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        await super().startup(sockets)  # type: ignore[arg-type]
-        if not self.should_exit:
-            host, port = sockets[0].getsockname()[:2] if sockets else (settings().host, settings().port)  # type: ignore[attr-defined]
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if sockets and not self.should_exit:
+            host, port = sockets[0].getsockname()[:2]
             _say(announcement(f"http://{f'[{host}]' if ':' in host else host}:{port}"))
 
 
@@ -91,8 +92,9 @@ def announcement(url: str) -> str:
         f"  URL   {url}   (documentation: {url}/docs)\n"
         f"  data  {settings().data_dir.resolve()}   (the worker writes worker.log there)\n\n"
         "Next, in another terminal:\n"
-        f"  curl -F purpose=fine-tune -F file=@labeled.jsonl {url}/v1/files\n"
-        f"  export OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY=any\n\n"
+        f"  semift submit --labeled labeled.jsonl --unlabeled unlabeled.jsonl --watch --url {url}\n"
+        f"or  curl -F purpose=fine-tune -F file=@labeled.jsonl {url}/v1/files\n"
+        f"or  export OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY=any   and any program that fine-tunes with OpenAI's client\n\n"
         "Ctrl-C stops the server and its worker.\n"
     )
 

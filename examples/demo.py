@@ -1,7 +1,7 @@
 """make demo: a service on this machine, two uploads, one job, its report. Nothing is left running.
 
-    python examples/demo.py            the whole thing, at most five minutes on two cores
-    python examples/demo.py --short    the same path on few rows: it shows that everything runs, not that it helps
+python examples/demo.py            the whole thing, at most five minutes on two cores
+python examples/demo.py --short    the same path on few rows: it shows that everything runs, not that it helps
 """
 
 import argparse

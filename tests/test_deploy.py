@@ -70,7 +70,7 @@ def test_the_health_checks_ask_routes_and_ports_that_exist():
     port, path = re.search(r"127\.0\.0\.1:(\d+)(/\w+)", check).groups()
     assert path in create_app().openapi()["paths"]
     assert int(port) == Settings.model_fields["port"].default
-    assert f"--port\", \"{port}\"" in (ROOT / "api" / "Dockerfile").read_text(encoding="utf-8")
+    assert f'--port", "{port}"' in (ROOT / "api" / "Dockerfile").read_text(encoding="utf-8")
 
 
 def test_the_worker_image_starts_the_worker_as_the_embedded_server_does():

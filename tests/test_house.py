@@ -44,10 +44,7 @@ SERVICE = ("api", "models", "worker")
 )
 def test_each_power_has_one_place(names, allowed):
     hits = [
-        hit
-        for path in files(*SERVICE)
-        if not str(path.relative_to(ROOT)).startswith(allowed)
-        for hit in calls(path, *names)
+        hit for path in files(*SERVICE) if not str(path.relative_to(ROOT)).startswith(allowed) for hit in calls(path, *names)
     ]
     assert hits == []
 

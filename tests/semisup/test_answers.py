@@ -112,6 +112,6 @@ def test_auto_finds_the_kind_from_the_labeled_rows(rows, kind):
 
 def test_a_labeled_row_outside_the_label_set_is_named_with_what_is_allowed():
     answers = resolve_answers(LabelAnswer(labels=("red", "blue")), ())
-    with pytest.raises(DataError, match="l-7.*'green'.*red, blue") as caught:
+    with pytest.raises(DataError, match=r"l-7.*'green'.*red, blue") as caught:
         with_answers([example("l-7", "q", "green")], answers, file="training_file")
     assert caught.value.param == "training_file"

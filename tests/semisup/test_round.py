@@ -11,7 +11,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from worker.semisup.data import Split
-from worker.semisup.errors import Stopped
+from worker.semisup.errors import DataError, Stopped
 from worker.semisup.job import Outcome, run_job
 from worker.semisup.keep import DirectoryKeep, MemoryKeep
 from worker.semisup.spec import JobSpec
@@ -144,27 +144,30 @@ def test_repo_head_trains_on_pseudo_responses_alone_and_shows_no_neighbours(lab,
 
 
 @pytest.mark.parametrize(
-    ("off", "gone"),
+    ("off", "votes"),
     [
-        ({"propagation": {"k": 2, "in_weight": False}}, "round-1/warmup"),
-        ({"propagation": {"k": 2, "collaboration": False}}, None),
-        ({"propagation": {"k": 2, "in_context": False}}, None),
-        ({"resolve": {"resolver": "drop"}}, None),
-        ({"evaluation": {"baselines": False}}, "labels-only/early"),
+        ({"propagation": {"k": 2, "collaboration": False}}, 1),
+        ({"propagation": {"k": 2, "in_context": False}}, 4),
+        ({"resolve": {"resolver": "drop"}}, 4),
+        ({"evaluation": {"baselines": False}}, 4),
+        ({"propagation": {"k": 2, "collaborators": [{"name": "a"}, {"name": "near", "view": "knn", "k": 3}]}}, 2),
     ],
-    ids=["in_weight", "collaboration", "in_context", "justify", "baselines"],
+    ids=["collaboration", "in_context", "justify", "baselines", "knn_view"],
 )
-def test_each_step_can_be_switched_off(run, off, gone):
-    try:
-        outcome, keep = run(**off)
-    except Exception as error:
-        assert off == {"propagation": {"k": 2, "in_weight": False}}, error
-        assert getattr(error, "code", "") == "no_samples_selected"
-        return
-    assert gone is None or gone not in keep.stored
-    votes = {len(s.votes) for s in keep.stored["round-1/select"].samples}
-    assert votes == ({1} if off.get("propagation", {}).get("collaboration") is False else {4})
+def test_each_step_can_be_switched_off_or_changed(run, off, votes):
+    outcome, keep = run(**off)
+    samples = keep.stored["round-1/select"].samples
+    assert {len(s.votes) for s in samples} == {votes}
+    assert ("labels-only/early" in keep.stored) == ("evaluation" not in off)
     assert outcome.adapter.steps > 0
+    if votes == 2:
+        assert {s.votes[1].answer for s in samples} <= {"red", "blue"}  # neighbours always answer
+
+
+def test_without_in_weight_a_random_lm_says_nothing_and_the_job_says_so(run):
+    with pytest.raises(DataError, match="in_weight is off") as caught:
+        run(propagation={"k": 2, "in_weight": False})
+    assert caught.value.code == "no_samples_selected"
 
 
 def test_without_unlabeled_rows_the_job_is_labels_only(run, split):

@@ -294,7 +294,11 @@ class JobSpec(Spec):
         if not isinstance(given, Mapping):
             return given
         base = PROFILES.get(given["profile"], {}) if isinstance(given.get("profile"), str) else {}
-        return _merged(base, given)
+        merged = _merged(base, given)
+        for block, tag, usual in (("selection", "strategy", "percentile"), ("answer", "kind", "auto")):
+            if isinstance(merged.get(block), Mapping) and tag not in merged[block]:
+                merged[block] = {tag: usual, **merged[block]}  # {"theta": 30} means the usual strategy's theta
+        return merged
 
 
 def load_spec(given: Mapping[str, Any]) -> JobSpec:
