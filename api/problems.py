@@ -28,6 +28,7 @@ NOUNS = {
     **{"int": "an integer", "float": "a number", "bool": "true or false"},
     **{"string": "a string", "list": "an array", "tuple": "an array"},
 }
+TAGS = ("kind", "strategy")  # what tells the members of spec.py's unions apart
 LIMITS = ("ge", "gt", "le", "lt", "min_length", "max_length")
 
 
@@ -168,12 +169,12 @@ def _members(annotation: object) -> list[Any]:
 def _models(annotation: object, given: object) -> list[type[BaseModel]]:
     """The models `given` may mean; of a discriminated union the one its tag names, when it names one."""
     found = [m for m in _members(annotation) if isinstance(m, type) and issubclass(m, BaseModel)]
-    named = [m for m in found if isinstance(given, Mapping) and _tag(m) & {str(given.get("kind")), str(given.get("strategy"))}]
-    return named or found
+    said = {str(given.get(tag)) for tag in TAGS if tag in given} if isinstance(given, Mapping) else set()
+    return [m for m in found if _tag(m) & said] or (found if said else found[:1])  # untagged: the usual one, spec.py's first
 
 
 def _tag(model: type[BaseModel]) -> set[str]:
-    tags = [f.annotation for name, f in model.model_fields.items() if name in ("kind", "strategy")]
+    tags = [f.annotation for name, f in model.model_fields.items() if name in TAGS]
     return {str(value) for annotation in tags if get_origin(annotation) is Literal for value in get_args(annotation)}
 
 
