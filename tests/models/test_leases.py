@@ -7,44 +7,15 @@ from pathlib import Path
 from threading import Barrier
 
 import pytest
-from sqlalchemy import func, select
 
 from models.db import transaction
-from models.queries import leases, outbox, stages
+from models.queries import leases, outbox
 from models.queries.jobs import lock_status, request_cancel
 from models.queries.leases import Lease, LeaseLost
 from models.status import JobStatus
-from models.tables import Artifact, Chunk, Event, Outbox, Stage
+from models.tables import Event, Outbox, Stage
+from tests.models.moves import claim, claim_chunk, commit, count, end, open_stage, release
 from tests.rows import add_file, add_job, get_job, let_lease_expire, set_job
-
-MANIFEST = {"type": "Report", "many": False, "files": {}}
-
-
-def claim(worker: str = "w1") -> Lease:
-    with transaction() as session:
-        lease = leases.claim_job(session, worker)
-    assert lease is not None
-    return lease
-
-
-def commit(lease: Lease, name: str = "round-1/agree") -> None:
-    with transaction() as session:
-        stages.commit_stage(session, lease, name, MANIFEST, {}, 0.5)
-
-
-def end(lease: Lease, status: JobStatus = JobStatus.succeeded) -> JobStatus | None:
-    with transaction() as session:
-        return leases.finish(session, lease, status, error={"code": "x", "message": "it broke", "param": None})
-
-
-def release(lease: Lease, *, counted: bool) -> JobStatus | None:
-    with transaction() as session:
-        return leases.release(session, lease, counted=counted)
-
-
-def count(table: type, *where: object) -> int:
-    with transaction(read_only=True) as session:
-        return session.execute(select(func.count()).select_from(table).where(*where)).scalar_one()
 
 
 def test_the_oldest_waiting_job_is_claimed_first_and_only_once(database: str) -> None:
@@ -139,8 +110,8 @@ def test_a_silent_worker_loses_its_job_and_writes_nothing_afterwards(database: s
     assert (new.job_id, get_job(new.job_id).attempt) == (old.job_id, 2)
     for write in (
         lambda: commit(old),
-        lambda: _open(old),
-        lambda: _claim_chunk(old),
+        lambda: open_stage(old),
+        lambda: claim_chunk(old),
     ):
         with pytest.raises(LeaseLost, match=f"old no longer holds {old.job_id}"):
             write()
@@ -152,16 +123,6 @@ def test_a_silent_worker_loses_its_job_and_writes_nothing_afterwards(database: s
     assert end(new) == JobStatus.succeeded
 
 
-def _open(lease: Lease, chunks: int = 3) -> None:
-    with transaction() as session:
-        stages.open_stage(session, lease, "round-1/propagate", chunks, chunks * 10)
-
-
-def _claim_chunk(lease: Lease) -> stages.Claimed:
-    with transaction() as session:
-        return stages.claim_chunk(session, lease, "round-1/propagate")
-
-
 def test_a_late_success_after_a_cancel_ends_as_cancelled(database: str) -> None:
     add_job()
     lease = claim()
@@ -170,18 +131,6 @@ def test_a_late_success_after_a_cancel_ends_as_cancelled(database: str) -> None:
     job = get_job(lease.job_id)
     assert (job.status, job.adapter_name, job.error, job.lease_until) == ("cancelled", None, None, None)
     assert end(lease) is None, "a finished job takes no second end"
-
-
-def test_a_stage_is_recorded_once_and_the_first_manifest_stays(database: str) -> None:
-    add_job()
-    lease = claim()
-    commit(lease)
-    with transaction() as session:
-        kept = stages.commit_stage(session, lease, "round-1/agree", {**MANIFEST, "files": {"other": {}}}, {}, 9.0)
-    assert kept == MANIFEST
-    with transaction(read_only=True) as session:
-        assert stages.lookup(session, lease.job_id, "round-1/agree") == MANIFEST
-        assert stages.stage_seconds(session, lease.job_id) == {"round-1/agree": 0.5}
 
 
 def test_sweep_frees_the_jobs_of_silent_workers_and_rings_for_them(database: str) -> None:
@@ -251,106 +200,6 @@ def test_a_cancelled_job_is_never_given_back_to_the_queue(database: str, by: str
             assert leases.claim_job(session, "w2") is None
             leases.sweep(session)
     assert get_job(job).status == "cancelled"
-
-
-def test_chunks_are_handed_out_once_and_the_last_one_ends_the_stage(database: str) -> None:
-    add_job()
-    lease = claim()
-    _open(lease)
-    _open(lease)
-    taken = [_claim_chunk(lease).chunk for _ in range(3)]
-    assert taken == [0, 1, 2]
-    assert _claim_chunk(lease) == stages.Claimed(wait=True)
-    for number in (1, 0, 2):
-        with transaction() as session:
-            finished = stages.commit_chunk(session, lease, "round-1/propagate", number, {"number": number}, 2.0)
-    assert finished == (3, 3)
-    assert _claim_chunk(lease) == stages.Claimed(done=True)
-    with transaction(read_only=True) as session:
-        assert stages.finished_chunks(session, lease.job_id, "round-1/propagate") == [(n, {"number": n}) for n in range(3)]
-        assert stages.stage_seconds(session, lease.job_id) == {"round-1/propagate": 6.0}
-
-
-def test_chunks_of_a_stage_nobody_opened_are_neither_there_nor_done(database: str) -> None:
-    add_job()
-    assert _claim_chunk(claim()) == stages.Claimed()
-
-
-def test_a_stage_without_items_is_done_at_once(database: str) -> None:
-    add_job()
-    lease = claim()
-    _open(lease, chunks=0)
-    assert _claim_chunk(lease) == stages.Claimed(done=True)
-
-
-def test_a_helper_shares_chunks_and_is_fenced_by_its_own_token(database: str) -> None:
-    add_job()
-    owner = claim("owner")
-    with transaction() as session:
-        assert leases.claim_help(session, "helper") is None, "nothing is open yet"
-    _open(owner)
-    with transaction() as session:
-        assert leases.claim_help(session, "owner") is None, "nobody helps himself"
-        helper = leases.claim_help(session, "helper")
-    assert helper
-    assert helper.helper
-    assert (_claim_chunk(owner).chunk, _claim_chunk(helper).chunk) == (0, 1)
-    with pytest.raises(LeaseLost, match="chunk 0"), transaction() as session:
-        stages.commit_chunk(session, helper, "round-1/propagate", 0, {}, 1.0)
-    with transaction() as session:
-        assert leases.heartbeat(session, helper).held
-        stages.commit_chunk(session, helper, "round-1/propagate", 1, {}, 1.0)
-    assert _claim_chunk(helper).chunk == 2
-    release(helper, counted=True)
-    assert _claim_chunk(owner).chunk == 2, "a helper that goes away leaves its chunk open"
-    assert get_job(owner.job_id).status == "running"
-    end(owner, JobStatus.failed)
-    with transaction() as session:
-        assert not leases.heartbeat(session, helper).held
-
-
-def test_finished_chunks_survive_a_lost_worker_and_only_the_one_in_flight_is_opened_again(database: str) -> None:
-    job = add_job()
-    old = claim("old")
-    _open(old)
-    for number in (0, 1):
-        _claim_chunk(old)
-        if number == 0:
-            with transaction() as session:
-                stages.commit_chunk(session, old, "round-1/propagate", number, {"n": 0}, 1.0)
-    let_lease_expire(job)
-    new = claim("new")
-    with transaction(read_only=True) as session:
-        rows = session.execute(select(Chunk.number, Chunk.status, Chunk.runs).order_by(Chunk.number)).all()
-    assert [tuple(row) for row in rows] == [(0, "done", 1), (1, "open", 0), (2, "open", 0)]
-    with pytest.raises(LeaseLost), transaction() as session:
-        stages.commit_chunk(session, old, "round-1/propagate", 1, {}, 1.0)
-    assert _claim_chunk(new).chunk == 1
-
-
-def test_an_unreadable_output_is_forgotten_and_made_again(database: str) -> None:
-    add_job()
-    lease = claim()
-    commit(lease)
-    _open(lease, chunks=1)
-    _claim_chunk(lease)
-    with transaction() as session:
-        stages.commit_chunk(session, lease, "round-1/propagate", 0, {}, 1.0)
-        stages.forget_stage(session, lease, "round-1/agree")
-        stages.forget_chunk(session, lease, "round-1/propagate", 0)
-        assert stages.lookup(session, lease.job_id, "round-1/agree") is None
-    assert _claim_chunk(lease).chunk == 0
-
-
-def test_artifacts_appear_with_the_stage_that_made_them(database: str) -> None:
-    add_job()
-    lease = claim()
-    files = {"payload.json": {"sha256": "0" * 64, "bytes": 2}, "files/report.md": {"sha256": "1" * 64, "bytes": 7}}
-    with transaction() as session:
-        stages.commit_stage(session, lease, "artifacts", {"type": "Folder", "many": False, "files": files}, {}, 1.0)
-    with transaction(read_only=True) as session:
-        found = session.execute(select(Artifact.path, Artifact.bytes, Artifact.sha256)).all()
-    assert [tuple(row) for row in found] == [("report.md", 7, "1" * 64)]
 
 
 def test_doorbells_are_taken_once_and_put_back_when_the_broker_is_away(database: str) -> None:
