@@ -141,6 +141,8 @@ def how_it_went(lease: Lease, desk: Desk, why: WHY | None, status: int, trouble:
 
 def conclude(lease: Lease, ending: Ending) -> None:
     """Writes the ending down, fenced. A database that cannot be reached leaves it to the sweeper."""
+    if lease.helper and (trouble := ending.error or ending.death):
+        log.warning("help with %s came to nothing: %s", lease.job_id, trouble["message"])
     try:
         with transaction() as session:
             if lease.helper or ending.why == "stopping":

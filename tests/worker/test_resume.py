@@ -1,0 +1,179 @@
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.db import transaction
+from models.queries import leases
+from models.settings import settings
+from models.tables import Event, Stage
+from tests.rows import add_file, add_job, get_job, let_lease_expire, set_job
+from tests.worker.fake_runner import spec_for
+from tests.worker.watching import alive, chunk_runs, did, events, how_often, lines, result, rows, runners, wait_until
+from tests.worker.working import at_work, undisturbed, work
+from worker.scratch import remove_abandoned
+from worker.supervisor import Supervisor
+
+LEASE_SECONDS = 3
+
+
+@pytest.fixture(autouse=True)
+def short_periods(database: str, configure: Callable[..., None]) -> None:
+    configure(lease_seconds=LEASE_SECONDS)
+
+
+def test_a_runner_killed_in_a_chunk_costs_that_chunk_only_and_changes_no_result(tmp_path: Path) -> None:
+    expected = undisturbed(tmp_path / "undisturbed")
+    spec = spec_for(tmp_path, chunk_seconds=0.2)
+    job = add_job(spec=spec, unlabeled_file=add_file(b"{}"))
+    with at_work():
+        wait_until(lambda: did(spec, "begin chunk 3"))
+        os.kill(runners(spec)[0], signal.SIGKILL)
+        wait_until(lambda: get_job(job).status == "succeeded")
+    assert len(runners(spec)) == 2
+    assert sum(how_often(spec, "begin chunk").values()) <= 7, "only the chunk in flight was begun again"
+    assert chunk_runs(job) == [1] * 6
+    assert how_often(spec, "begin warmup") == {"begin warmup": 1}
+    assert result(job) == expected
+
+
+def test_deaths_without_progress_end_the_job_with_their_reason(tmp_path: Path) -> None:
+    job = add_job(spec=spec_for(tmp_path, fault="kill"))
+    for attempt in (1, 2, 3):
+        set_job(job, next_attempt_at=None)
+        work()
+        assert get_job(job).attempt == attempt
+    row = get_job(job)
+    assert row.status == "failed"
+    assert row.error
+    assert row.error["code"] == "out_of_memory"
+    assert "most often for lack of memory" in row.error["message"]
+
+
+def test_a_lost_lease_kills_the_runner_and_writes_nothing(tmp_path: Path) -> None:
+    spec = spec_for(tmp_path, chunk_seconds=60)
+    job = add_job(spec=spec)
+    with at_work() as supervisor:
+        wait_until(lambda: did(spec, "begin chunk 0"))
+        supervisor._stopping.set()  # takes no other job afterwards; the running one goes on until the next beat
+        let_lease_expire(job)
+        with transaction() as session:
+            other = leases.claim_job(session, "w2")
+            assert other
+        wait_until(lambda: not alive(runners(spec)[0]), seconds=LEASE_SECONDS)
+    row = get_job(job)
+    assert (row.status, row.worker, row.lease_token) == ("running", "w2", other.token)
+
+
+def test_a_worker_that_shuts_down_gives_its_job_back_at_once(tmp_path: Path) -> None:
+    spec = spec_for(tmp_path, chunk_seconds=60)
+    job = add_job(spec=spec)
+    with at_work() as supervisor:
+        wait_until(lambda: did(spec, "begin chunk 0"))
+        supervisor.stop()
+        wait_until(lambda: get_job(job).status == "queued", seconds=3)
+    row = get_job(job)
+    assert (row.attempt, row.next_attempt_at, row.lease_until) == (0, None, None)
+    assert not alive(runners(spec)[0])
+
+
+def test_an_output_that_rotted_is_made_again_with_the_same_bytes(tmp_path: Path) -> None:
+    expected = undisturbed(tmp_path / "undisturbed")
+    spec = spec_for(tmp_path, step_seconds=0.1, chunk_seconds=0.05)
+    job = add_job(spec=spec, unlabeled_file=add_file(b"{}"))
+    with at_work():
+        wait_until(lambda: did(spec, "begin evolve 3"))
+        os.kill(runners(spec)[0], signal.SIGKILL)
+        stages = result(job)
+        rotten = [stages["stages"]["round-1/warmup"]["files"]["payload.json"], stages["chunks"][2][1]["files"]["payload.json"]]
+        for entry in rotten:
+            path = settings().data_dir / "blobs" / entry["sha256"][:2] / entry["sha256"]
+            path.write_bytes(b"rot")
+        wait_until(lambda: get_job(job).status == "succeeded")
+    assert how_often(spec, "begin warmup") == {"begin warmup": 2}
+    assert how_often(spec, "begin chunk")["begin chunk 2"] == 2
+    assert sum(how_often(spec, "begin chunk").values()) == 7
+    assert [event.data["code"] for event in rows(Event, job) if "made again" in event.message] == ["artifact_corrupt"] * 2
+    found = result(job)
+    assert {**found, "stages": dict(sorted(found["stages"].items()))} == {
+        **expected,
+        "stages": dict(sorted(expected["stages"].items())),
+    }
+
+
+def test_two_workers_share_the_chunks_of_one_stage(tmp_path: Path) -> None:
+    expected = undisturbed(tmp_path / "undisturbed", items=12)
+    spec = spec_for(tmp_path, items=12, chunk_seconds=0.25)
+    job = add_job(spec=spec, unlabeled_file=add_file(b"{}"))
+    with at_work("owner"):
+        wait_until(lambda: did(spec, "begin chunk 0"))
+        with at_work("helper"):
+            wait_until(lambda: get_job(job).status == "succeeded")
+    owner, helper = runners(spec)
+    shares = {
+        pid: sum(1 for who, what in lines(spec) if who == pid and what.startswith("end chunk")) for pid in (owner, helper)
+    }
+    assert sum(shares.values()) == 12
+    assert min(shares.values()) >= 3
+    assert chunk_runs(job) == [1] * 12
+    assert how_often(spec, "begin evolve") == {"begin evolve 6": 1}
+    assert get_job(job).worker == "owner"
+    assert result(job) == expected
+
+
+def test_a_helper_that_dies_leaves_its_chunk_to_the_others(tmp_path: Path) -> None:
+    spec = spec_for(tmp_path, chunk_seconds=0.4)
+    job = add_job(spec=spec)
+    with at_work("owner"):
+        wait_until(lambda: did(spec, "begin chunk 0"))
+        with at_work("helper"):
+            wait_until(lambda: len(runners(spec)) == 2)
+            helper = runners(spec)[1]
+            wait_until(lambda: any(pid == helper and what.startswith("begin chunk") for pid, what in lines(spec)))
+            os.kill(helper, signal.SIGKILL)
+            wait_until(lambda: get_job(job).status == "succeeded")
+    assert chunk_runs(job) == [1] * 6
+
+
+def test_folders_of_dead_workers_are_removed_and_those_in_use_stay(tmp_path: Path) -> None:
+    dead = settings().data_dir / "scratch" / "ftjob-x" / "t1"
+    dead.mkdir(parents=True)
+    (dead / "lock").touch()
+    assert remove_abandoned() == [], "its worker may be about to lock it"
+    os.utime(dead / "lock", (1.0, 1.0))
+    spec = spec_for(tmp_path, chunk_seconds=0.3)
+    job = add_job(spec=spec)
+    with at_work():
+        wait_until(lambda: did(spec, "begin chunk 0"))
+        assert remove_abandoned() == [dead.resolve()]
+        assert (settings().data_dir / "scratch" / job).is_dir()
+    assert not dead.parent.exists()
+    assert get_job(job).status == "succeeded"
+    assert len(rows(Stage, job)) == 6
+
+
+def test_a_worker_that_cannot_start_a_runner_counts_the_attempt_and_goes_on(tmp_path: Path) -> None:
+    job = add_job(spec=spec_for(tmp_path))
+    Supervisor(command=("/nowhere/python",)).work()
+    row = get_job(job)
+    assert (row.status, row.attempt) == ("queued", 1)
+    assert row.next_attempt_at is not None
+    assert "FileNotFoundError" in events(job)[-1]
+
+
+def test_a_worker_without_database_stops_before_its_lease_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = spec_for(tmp_path, chunk_seconds=60)
+    job = add_job(spec=spec)
+
+    def unreachable(*_: Any) -> None:
+        raise ConnectionError("no route to host")
+
+    with at_work() as supervisor:
+        wait_until(lambda: did(spec, "begin chunk 0"))
+        monkeypatch.setattr(leases, "heartbeat", unreachable)
+        wait_until(lambda: not alive(runners(spec)[0]), seconds=LEASE_SECONDS + 1)
+        supervisor._stopping.set()
+    assert get_job(job).status == "running", "nothing was written: the sweeper finds it"
