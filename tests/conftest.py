@@ -80,6 +80,8 @@ def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
         if name.startswith("SEMIFT_") and not name.startswith("SEMIFT_TEST_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("SEMIFT_DATA_DIR", str(tmp_path / "data"))
+    for name in ("DATABASE_URL", "BROKER_URL", "STORE_URL"):
+        monkeypatch.setenv(f"SEMIFT_{name}", "")  # whatever a developer's .env says
     forget_settings()
     yield
     forget_settings()

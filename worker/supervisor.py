@@ -11,14 +11,19 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
+
+from sqlalchemy.exc import OperationalError
 
 from models.blobs import BlobError
 from models.db import transaction
 from models.queries import leases
 from models.queries.leases import Lease, LeaseLost
+from models.settings import settings
 from models.status import JobStatus
 from worker.desk import Desk
 from worker.heart import WHY, Heart
@@ -29,7 +34,9 @@ from worker.scratch import scratch_folder
 log = logging.getLogger(__name__)
 
 RUNNER = (sys.executable, "-m", "worker.runner")
+RETRY_SECONDS = 0.5
 Error = dict[str, Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -111,7 +118,7 @@ class Supervisor:
         try:
             runner.say(order)
             for message in runner.messages():
-                answer = desk.answer(message)
+                answer = patiently(partial(desk.answer, message), until=lambda: heart.why is not None)
                 if answer is not None:
                     runner.say(answer)
         except Exception as problem:
@@ -143,23 +150,38 @@ def conclude(lease: Lease, ending: Ending) -> None:
     """Writes the ending down, fenced. A database that cannot be reached leaves it to the sweeper."""
     if lease.helper and (trouble := ending.error or ending.death):
         log.warning("help with %s came to nothing: %s", lease.job_id, trouble["message"])
+    deadline = time.monotonic() + settings().lease_seconds
     try:
-        with transaction() as session:
-            if lease.helper or ending.why == "stopping":
-                outcome = leases.release(session, lease, counted=False)
-            elif ending.why == "lost":
-                outcome = None
-            elif ending.death:
-                outcome = leases.release(session, lease, counted=True, error=ending.death)
-            elif ending.error:
-                outcome = leases.finish(session, lease, JobStatus.failed, error=ending.error)
-            else:
-                status = JobStatus.succeeded if ending.finished else JobStatus.cancelled
-                outcome = leases.finish(session, lease, status)
+        outcome = patiently(lambda: _write_ending(lease, ending), until=lambda: time.monotonic() > deadline)
     except Exception:
         log.exception("the end of %s could not be written; it is swept when its lease is over", lease.job_id)
     else:
         log.info("%s: %s", lease.job_id, outcome or ("no longer helped" if lease.helper else "lost to another worker"))
+
+
+def _write_ending(lease: Lease, ending: Ending) -> JobStatus | None:
+    with transaction() as session:
+        if lease.helper or ending.why == "stopping":
+            return leases.release(session, lease, counted=False)
+        if ending.why == "lost":
+            return None
+        if ending.death:
+            return leases.release(session, lease, counted=True, error=ending.death)
+        if ending.error:
+            return leases.finish(session, lease, JobStatus.failed, error=ending.error)
+        return leases.finish(session, lease, JobStatus.succeeded if ending.finished else JobStatus.cancelled)
+
+
+def patiently(work: Callable[[], T], *, until: Callable[[], bool]) -> T:
+    """Waits for a database that is away for a moment (a restart, another writer on SQLite). `work` bears being repeated."""
+    while True:
+        try:
+            return work()
+        except OperationalError as problem:
+            if until():
+                raise
+            log.warning("the database is away, trying again: %s", problem.orig)
+            time.sleep(RETRY_SECONDS)
 
 
 def _error(code: str, message: str, param: str | None = None) -> Error:

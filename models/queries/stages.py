@@ -73,9 +73,13 @@ def open_stage(session: Session, lease: Lease, name: str, chunks: int, items: in
 
 
 def claim_chunk(session: Session, lease: Lease, name: str) -> Claimed:
-    """The lowest chunk nobody holds, now ours for one lease (the heartbeat prolongs it)."""
+    """The lowest chunk nobody holds, now ours for one lease (the heartbeat prolongs it).
+
+    A runner computes one chunk at a time, so one that is ours already is one whose answer got lost on the way: again it.
+    """
     hold(session, lease)
-    free = or_(Chunk.status == "open", and_(Chunk.status == "leased", Chunk.lease_until < now()))
+    mine_or_expired = or_(Chunk.lease_token == lease.token, Chunk.lease_until < now())
+    free = or_(Chunk.status == "open", and_(Chunk.status == "leased", mine_or_expired))
     number = session.execute(select(func.min(Chunk.number)).where(*_chunks(lease.job_id, name), free)).scalar()
     if number is None:
         left = select(func.count(), func.count().filter(Chunk.status != "done")).where(*_chunks(lease.job_id, name))
@@ -99,7 +103,7 @@ def commit_chunk(
     mine = (Chunk.number == number, Chunk.lease_token == lease.token, Chunk.status == "leased")
     done = {"status": "done", "manifest": manifest, "seconds": seconds, "runs": Chunk.runs + 1, "lease_until": None}
     written = session.execute(update(Chunk).where(*_chunks(lease.job_id, name), *mine).values(done).returning(Chunk.number))
-    if written.first() is None:
+    if written.first() is None and not _done_by(session, lease, name, number):
         raise LeaseLost(f"{lease.worker} no longer holds chunk {number} of {name} of {lease.job_id} (token {lease.token})")
     job.attempt = 0
     total, finished, took = session.execute(
@@ -141,6 +145,12 @@ def stage_seconds(session: Session, job_id: str) -> dict[str, float]:
 
 def _chunks(job_id: str, name: str) -> tuple[Any, Any]:
     return Chunk.job_id == job_id, Chunk.stage == name
+
+
+def _done_by(session: Session, lease: Lease, name: str, number: int) -> bool:
+    """Whether this very lease has recorded the chunk before, and only the confirmation got lost."""
+    ours = (Chunk.number == number, Chunk.lease_token == lease.token, Chunk.status == "done")
+    return session.execute(select(Chunk.number).where(*_chunks(lease.job_id, name), *ours)).first() is not None
 
 
 def _finished(session: Session, job_id: str, name: str) -> bool:

@@ -1,16 +1,20 @@
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+from sqlalchemy import update
+from sqlalchemy.engine import make_url
 
 from models.db import transaction
 from models.queries import leases
 from models.settings import settings
-from models.tables import Event, Stage
-from tests.rows import add_file, add_job, get_job, let_lease_expire, set_job
+from models.tables import Event, Job, Stage
+from tests.rows import add_file, add_job, get_job, set_job
 from tests.worker.fake_runner import spec_for
 from tests.worker.watching import alive, chunk_runs, did, events, how_often, lines, result, rows, runners, wait_until
 from tests.worker.working import at_work, undisturbed, work
@@ -59,10 +63,10 @@ def test_a_lost_lease_kills_the_runner_and_writes_nothing(tmp_path: Path) -> Non
     with at_work() as supervisor:
         wait_until(lambda: did(spec, "begin chunk 0"))
         supervisor._stopping.set()  # takes no other job afterwards; the running one goes on until the next beat
-        let_lease_expire(job)
-        with transaction() as session:
+        with transaction() as session:  # one transaction, or a heartbeat comes between
+            session.execute(update(Job).where(Job.id == job).values(lease_until=0.0))
             other = leases.claim_job(session, "w2")
-            assert other
+        assert other
         wait_until(lambda: not alive(runners(spec)[0]), seconds=LEASE_SECONDS)
     row = get_job(job)
     assert (row.status, row.worker, row.lease_token) == ("running", "w2", other.token)
@@ -177,3 +181,19 @@ def test_a_worker_without_database_stops_before_its_lease_is_over(tmp_path: Path
         wait_until(lambda: not alive(runners(spec)[0]), seconds=LEASE_SECONDS + 1)
         supervisor._stopping.set()
     assert get_job(job).status == "running", "nothing was written: the sweeper finds it"
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_a_database_that_drops_its_connections_costs_no_attempt(database: str, tmp_path: Path) -> None:
+    spec = spec_for(tmp_path, chunk_seconds=0.3)
+    job = add_job(spec=spec)
+    server = make_url(database).set(drivername="postgresql", database="postgres").render_as_string(hide_password=False)
+    drop = "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s"
+    with psycopg.connect(server, autocommit=True) as admin, at_work():
+        wait_until(lambda: did(spec, "begin chunk 0"))
+        for _ in range(8):
+            admin.execute(drop, [make_url(database).database])
+            time.sleep(0.1)
+    assert get_job(job).status == "succeeded"
+    assert len(runners(spec)) == 1
+    assert chunk_runs(job) == [1] * 6
