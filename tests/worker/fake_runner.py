@@ -6,6 +6,8 @@ computes depends on the spec alone. It writes what it does to spec["log"], one l
 
 import json
 import os
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -31,6 +33,10 @@ def job(order: Order, keep: PipeKeep) -> None:
         raise MemoryError
     if spec.get("fault") == "kill":
         os.kill(os.getpid(), 9)
+    if spec.get("fault") == "deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if spec.get("fault") == "child":
+        note(order, f"child {subprocess.Popen(['sleep', '60']).pid}")
     if spec.get("environment"):
         Path(spec["environment"]).write_text(json.dumps(dict(os.environ)))
     note(order, "start assist" if order["assist"] else "start")

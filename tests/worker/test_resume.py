@@ -57,6 +57,28 @@ def test_deaths_without_progress_end_the_job_with_their_reason(tmp_path: Path) -
     assert "most often for lack of memory" in row.error["message"]
 
 
+def test_a_runner_deaf_to_sigterm_is_killed_after_the_grace(tmp_path: Path) -> None:
+    spec = spec_for(tmp_path, chunk_seconds=60, fault="deaf")
+    job = add_job(spec=spec)
+    with at_work():
+        wait_until(lambda: did(spec, "begin chunk 0"))
+        set_job(job, cancel_requested_at=5.0)
+        wait_until(lambda: get_job(job).status == "cancelled", seconds=10)
+    assert not alive(runners(spec)[0])
+
+
+def test_what_a_runner_started_dies_with_it(tmp_path: Path) -> None:
+    spec = spec_for(tmp_path, chunk_seconds=60, fault="child")
+    add_job(spec=spec)
+    with at_work() as supervisor:
+        wait_until(lambda: did(spec, "begin chunk 0"))
+        child = next(int(what.removeprefix("child ")) for _, what in lines(spec) if what.startswith("child "))
+        assert alive(child)
+        supervisor._stopping.set()
+        os.kill(runners(spec)[0], signal.SIGKILL)
+        wait_until(lambda: not alive(child), seconds=5)
+
+
 def test_a_lost_lease_kills_the_runner_and_writes_nothing(tmp_path: Path) -> None:
     spec = spec_for(tmp_path, chunk_seconds=60)
     job = add_job(spec=spec)
