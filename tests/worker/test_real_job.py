@@ -67,7 +67,7 @@ def without_seconds(job: str) -> dict[str, Any]:
     with blobs().open(files["report.json"]) as file:
         report = json.load(file)
     report.pop("seconds")
-    timed = ("report.json", "report.md", "adapter/README.md")
+    timed = ("report.json", "report.md")
     return {**found, "report": report, "artifacts": {path: sha for path, sha in files.items() if path not in timed}}
 
 
