@@ -30,7 +30,7 @@ serve: $(INSTALLED)
 	$(BIN)/semift up $(ARGS)
 
 bench: $(INSTALLED)
-	$(BIN)/python -m benchmarks $(ARGS)
+	$(BIN)/python -m benchmarks $(ARGS)  # e.g. ARGS="fpb path/to/fpb"
 
 clean:
 	rm -rf $(VENV) .semift

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from transformers import BertConfig, BertLMHeadModel, PreTrainedTokenizerFast
 
 VOCABULARY = 8000
+LOGIT_SCALE = 3.0  # of the head's last norm: with frozen embeddings (LoRA) a scale of 1 cannot make a token likely enough to sample
 CHAT_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
@@ -72,6 +73,7 @@ def _weights(source: Path, lm: BertLMHeadModel, rows: list[int], layers: int) ->
     hidden = lm.config.hidden_size
     state["cls.predictions.transform.dense.weight"] = torch.eye(hidden)
     state["cls.predictions.transform.dense.bias"] = torch.zeros(hidden)
+    state["cls.predictions.transform.LayerNorm.weight"] = torch.full((hidden,), LOGIT_SCALE)
     state["cls.predictions.bias"] = state["cls.predictions.decoder.bias"] = torch.zeros(len(rows))
     state["cls.predictions.decoder.weight"] = state["bert.embeddings.word_embeddings.weight"]
     return state

@@ -12,11 +12,11 @@ from worker.semisup.spec import Training
 SMALL = 100_000_000  # parameters
 
 # (trainable, is small) -> peak learning rate. LoRA 1e-4 is SemiEvol's; the small ones are ours.
-LEARNING_RATE = {("lora", False): 1e-4, ("full", False): 1e-5, ("lora", True): 1e-3, ("full", True): 5e-4}
+LEARNING_RATE = {("lora", False): 1e-4, ("full", False): 1e-5, ("lora", True): 3e-3, ("full", True): 5e-4}
 PAPER_EPOCHS = 2
-SMALL_EXAMPLES = {"warmup": 1440, "evolve": 2880}  # examples a small LM should see in the stage, over all epochs
+SMALL_EXAMPLES = {"warmup": 720, "evolve": 2160}  # examples a small LM should see in the stage, over all epochs
 SMALL_EPOCHS = (2, 24)  # bounds of that
-BATCH = 16
+SMALL_BATCH = 8
 PAPER_BATCH = 8  # per-device 1 times 8 accumulation steps
 
 
@@ -54,8 +54,8 @@ def resolve_recipe(
     epochs = _auto_epochs(stage, examples, small) if given == "auto" else given
     rate = LEARNING_RATE[training.trainable, small] if training.learning_rate == "auto" else training.learning_rate
     multiplier = 1.0 if training.learning_rate_multiplier == "auto" else training.learning_rate_multiplier
-    batch = (BATCH if small else PAPER_BATCH) if training.batch_size == "auto" else training.batch_size
-    auto_format = "in_context" if small and stage == "warmup" else "plain"
+    batch = (SMALL_BATCH if small else PAPER_BATCH) if training.batch_size == "auto" else training.batch_size
+    auto_format = "mixed" if small and stage == "warmup" else "plain"
     return Recipe(
         trainable=training.trainable,
         n_epochs=epochs,
