@@ -17,7 +17,9 @@ from tokenizers import Tokenizer
 from transformers import BertConfig, BertLMHeadModel, PreTrainedTokenizerFast
 
 VOCABULARY = 8000
-LOGIT_SCALE = 3.0  # of the head's last norm: with frozen embeddings (LoRA) a scale of 1 cannot make a token likely enough to sample
+LOGIT_SCALE = (
+    3.0  # of the head's last norm: with frozen embeddings (LoRA) a scale of 1 cannot make a token likely enough to sample
+)
 CHAT_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"

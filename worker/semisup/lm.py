@@ -178,6 +178,8 @@ class Lab:
         network = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False, use_safetensors=True)
         if adapter and adapter.kind == "lora":
             network = PeftModel.from_pretrained(network, adapter.path, is_trainable=trainable)
+            if not trainable and dtype == torch.float32:  # bfloat16 weights would round the adapter away
+                network.merge_adapter()
         return network.to(self.device)
 
     def _autocast(self) -> Any:

@@ -144,7 +144,9 @@ class Propagation(Spec):
     k: int = Field(3, ge=1, le=32, description="Demonstrations per prompt (SemiEvol: 3).")
     collaboration: bool = Field(True, description="Off: only the first collaborator infers.")
     collaborators: tuple[Collaborator, ...] = Field(DEFAULT_COLLABORATORS, strict=False, min_length=1, max_length=16)
-    max_new_tokens: int | Auto = Field("auto", description="1 to 8192; auto: the longest labeled response and half again.")
+    max_new_tokens: int | Auto = Field(
+        "auto", description="1 to 8192; auto: the longest labeled response, and half again for open answers."
+    )
     confidence: Literal["mean", "first"] = Field(
         "mean", description="mean_nll over the agreeing votes, or of the first vote alone."
     )

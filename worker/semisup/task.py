@@ -29,10 +29,11 @@ class Task:
 
     @cached_property
     def max_new_tokens(self) -> int:
-        """Tokens a response may take: as the spec says, or half again the longest labeled one."""
+        """Tokens a response may take: as the spec says, or the longest labeled one with some room."""
         given = self.spec.propagation.max_new_tokens
         longest = max(len(self.lab.encode_response(e.response)) for e in self.split.labeled)
-        return longest + longest // 2 + 1 if given == "auto" else given
+        spare = 1 if self.answers.kind in ("choice", "label") else longest // 2 + 1  # a closed set has no longer answers
+        return longest + spare if given == "auto" else given
 
     @property
     def justify_tokens(self) -> int:
