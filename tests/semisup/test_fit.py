@@ -119,7 +119,7 @@ def test_auto_means_the_papers_recipe_for_large_lms_and_more_passes_for_small_on
     assert (large.learning_rate, large.n_epochs, large.batch_size, large.format) == (1e-4, 2, 8, "plain")
     small = resolve_recipe(Training(), "warmup", examples=60, parameters=8_750_000)
     assert small.n_epochs > 2
-    assert small.format == "in_context"
+    assert small.format == "mixed"
     given = resolve_recipe(Training(learning_rate=0.01, n_epochs=5), "evolve", examples=60, parameters=10**6, factor=0.1)
     assert math.isclose(given.learning_rate, 0.001)
     assert given.n_epochs == 5
