@@ -31,6 +31,9 @@ class Settings(BaseSettings):
         description="What a job may name as its model: id -> local folder, or bundled:N (N layers of the bundled small LM).",
     )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
+    device_memory_bytes: int = Field(
+        0, ge=0, description="Of the smallest worker; jobs that cannot fit are refused. 0: no check."
+    )
     threads: int = Field(0, ge=0, description="CPU threads of a runner; 0: all cores. Other counts give other last bits.")
 
     max_file_bytes: int = Field(1 << 30, ge=1, description="Largest single upload.")

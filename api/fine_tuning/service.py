@@ -10,6 +10,7 @@ from api import background
 from api.deps import Caller, PageAsked
 from api.errors import Conflict, NotFound
 from api.fine_tuning import checks
+from api.fine_tuning.memory import check_memory
 from api.fine_tuning.order import Order, read_order
 from api.fine_tuning.schemas import FineTuningJob
 from api.fine_tuning.wire import job_object
@@ -28,6 +29,7 @@ def create(caller: Caller, body: Mapping[str, Any]) -> FineTuningJob:
     order = read_order(body)
     checks.check_model(order)
     checks.check_distinct(order)
+    check_memory(order.model, order.spec)
     with transaction(read_only=True) as session:
         rows = {param: _file(session, caller, param, file_id) for param, file_id in order.file_ids().items()}
     warned = checks.check_files(order, rows)

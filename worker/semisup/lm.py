@@ -108,7 +108,7 @@ class Lab:
         """The base LM with `adapter` attached, for inference. Stays loaded for the next stage that wants the same."""
         wanted = adapter.sha256 if adapter else "base"
         if not self._mounted or self._mounted[0] != wanted:
-            self._mounted = (wanted, self._load(adapter, trainable=False))
+            self._mounted = (wanted, self._load(adapter))
         network = self._mounted[1].eval()
         with torch.inference_mode(), self._autocast():
             yield Lm(self, network)
@@ -117,7 +117,7 @@ class Lab:
     def training(self, start: Adapter | None, trainable: Literal["lora", "full"], lora: LoraSpec) -> Iterator[Any]:
         """A network whose trainable weights are a LoRA adapter or everything, starting from `start` or from the base."""
         self._mounted = None
-        network = self._load(start, trainable=True)
+        network = self._load(start, trainable)
         if trainable == "lora" and start is None:
             network = get_peft_model(
                 network,
@@ -172,13 +172,15 @@ class Lab:
         network = AutoModel.from_pretrained(path, trust_remote_code=False).to(self.device).eval()
         return AutoTokenizer.from_pretrained(path, trust_remote_code=False), network
 
-    def _load(self, adapter: Adapter | None, *, trainable: bool) -> Any:
+    def _load(self, adapter: Adapter | None, trainable: Literal["lora", "full"] | None = None) -> Any:
+        """The network with `adapter` on it. Weights that are trained are float32; on CUDA all others are bfloat16."""
         folder = adapter.path if adapter and adapter.kind == "full" else str(self.base)
-        dtype = torch.bfloat16 if self.bf16 and self.device.type == "cuda" and not trainable else torch.float32
+        half = self.bf16 and self.device.type == "cuda" and trainable != "full"
+        dtype = torch.bfloat16 if half else torch.float32
         network = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False, use_safetensors=True)
         if adapter and adapter.kind == "lora":
-            network = PeftModel.from_pretrained(network, adapter.path, is_trainable=trainable)
-            if not trainable and dtype == torch.float32:  # bfloat16 weights would round the adapter away
+            network = PeftModel.from_pretrained(network, adapter.path, is_trainable=trainable is not None)
+            if trainable is None and dtype == torch.float32:  # bfloat16 weights would round the adapter away
                 network.merge_adapter()
         return network.to(self.device)
 
