@@ -76,7 +76,12 @@ def test_kill_9_of_the_worker_kills_its_runner_and_another_worker_finishes_with_
     ended(stack, job)
     assert result(job) == result(undisturbed)
     assert chunk_runs(job) == [1] * 6
-    assert sum(how_often(spec, "begin chunk").values()) <= 7, "only the chunk in flight was begun again"
+    # Every runner that ended early costs at most the chunk it had in flight: the first one, and now and then the second
+    # worker's helper, which began to help before the dead owner's lease ran out.
+    early = len(runners(spec)) - 1
+    begun = how_often(spec, "begin chunk")
+    assert sum(begun.values()) <= 6 + early
+    assert begun["begin chunk 0"] == begun["begin chunk 1"] == begun["begin chunk 2"] == 1, "finished before the first kill"
     assert how_often(spec, "begin warmup") == {"begin warmup": 1}
     assert how_often(spec, "begin evolve") == {"begin evolve 3": 2}
 
