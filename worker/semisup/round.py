@@ -6,7 +6,7 @@ Every line is a stage that `keep` makes once; `keep.map` lines are cut into chun
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from worker.semisup.data import Adapter, Ballot, Candidate, Neighbours, Prediction, Sample, Selection
+from worker.semisup.data import Adapter, Ballot, Candidate, Neighbours, Prediction, Query, Sample, Selection
 from worker.semisup.keep import Keep
 from worker.semisup.seeds import derive_seed
 from worker.semisup.stages.agree import VOTE_RESOLVERS, agree, justify
@@ -56,7 +56,7 @@ def run_round(task: Task, number: int, before: RoundResult | None, keep: Keep) -
     return RoundResult(number, warm, evolved, known, len(agreed.settled), selection, trained_on, predictions)
 
 
-def vote(task: Task, teacher: Adapter | None, part: Sequence, neighbours: Neighbours, seed: int) -> list[Ballot]:  # type: ignore[type-arg]
+def vote(task: Task, teacher: Adapter | None, part: Sequence[Query], neighbours: Neighbours, seed: int) -> list[Ballot]:
     return propagate(
         task.lab,
         teacher,

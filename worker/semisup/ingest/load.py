@@ -78,7 +78,11 @@ def check_split(
         *_overlap(labeled, held_out, "test_leakage", "error", "Take these rows out of the test file."),
         *_overlap(unlabeled, held_out, "unlabeled_in_test", "warning", "The report says so; scores may be too high."),
         *_overlap(
-            labeled, unlabeled, "labeled_in_unlabeled", "warning", "These rows find their own answer among their neighbours."
+            labeled,
+            unlabeled,
+            "labeled_in_unlabeled",
+            "warning",
+            "A row is never its own neighbour, but it may be trained on twice.",
         ),
         *_conflicts(labeled),
         *_classes(labeled),
