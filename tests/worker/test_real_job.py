@@ -21,9 +21,8 @@ from worker.semisup.spec import load_spec
 WORDS = {"red": ("rose", "blood", "fire", "cherry", "ruby", "brick"), "blue": ("sea", "sky", "ice", "navy", "whale", "jeans")}
 SPEC = {
     "answer": {"kind": "label", "labels": list(WORDS)},
-    # All weights of one layer: enough to say "red" after seconds, which LoRA on it is not.
-    "hyperparameters": {"trainable": "full", "learning_rate": 0.01, "batch_size": 8},
-    "warmup": {"n_epochs": 10, "format": "plain"},
+    "hyperparameters": {"trainable": "lora", "batch_size": 8},
+    "warmup": {"n_epochs": 16},  # enough for one layer to say "red" now and then
     "evolve": {"n_epochs": 4},
     "propagation": {"k": 2, "chunk_size": 4, "max_new_tokens": 3},
     "selection": {"strategy": "all"},
