@@ -140,6 +140,7 @@ class Lab:
         if kind == "lora":
             for config in network.peft_config.values():
                 config.base_model_name_or_path = self.name
+                config.target_modules = sorted(config.target_modules)  # a set is written in another order by each process
         options = {"save_embedding_layers": False} if kind == "lora" else {}  # else peft asks a hub about the base
         network.save_pretrained(folder, safe_serialization=True, **options)
         self.tokenizer.save_pretrained(folder)
