@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from migrations.upgrade import upgrade
@@ -22,6 +23,10 @@ from models.settings import settings
 from tests import servers
 
 ROOT = Path(__file__).parents[1]
+
+# The gate tries the same examples every time; `pytest --hypothesis-profile=default` goes looking for new ones.
+hypothesis.settings.register_profile("gate", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("gate")
 NEED_SERVERS = {"database", "postgresql", "postgres_server", "stack", "redis_server", "embedded", "scaled"}
 _found = servers.Servers()
 _missing = ""

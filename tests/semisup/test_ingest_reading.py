@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from worker.semisup.data import Message, Query
@@ -136,6 +136,7 @@ def test_rows_written_as_json_lines_come_back(rows: list[tuple[str, str]], ascii
     assert [(row.query.question, row.response) for row in back] == [(a.strip(), b.strip()) for a, b in rows]
 
 
+@example(b"\x0b", "a.csv")
 @given(st.binary(max_size=300) | TEXT.map(str.encode), st.sampled_from(["a.csv", "a.jsonl", "a.parquet", "a"]))
 def test_no_bytes_make_validation_or_preview_raise(content: bytes, name: str) -> None:
     report = validate(io.BytesIO(content), name)

@@ -66,7 +66,7 @@ def detect(head: bytes, filename: str, options: IngestOptions) -> Format:
     extension = PurePosixPath(filename).suffix.lower()
     declared = options.format if options.format != "auto" else EXTENSIONS.get(extension)
     if not head.strip(b"\xef\xbb\xbf \t\r\n"):
-        raise Refusal("dataset_empty", "The file holds 0 rows.", fix="Upload a file with at least one row.")
+        raise _empty()
     if head.count(0) * 4 > len(head) and not head.startswith((b"PAR1", *MAGIC, *UTF16)):
         raise Refusal(
             "invalid_utf8",
@@ -88,11 +88,17 @@ def detect(head: bytes, filename: str, options: IngestOptions) -> Format:
     return cast(Format, found)
 
 
+def _empty() -> Refusal:
+    return Refusal("dataset_empty", "The file holds 0 rows.", fix="Upload a file with at least one row.")
+
+
 _FORMAT_FIX = "Upload the data itself as JSONL, CSV, TSV or Parquet, not compressed."
 
 
 def _text_format(head: str, declared: Format | None) -> Format:
     lines = [line for line in re.split(r"\r\n|\r|\n", head) if line.strip()]
+    if not lines:
+        raise _empty()  # spaces of other kinds
     first = lines[0].lstrip()
     if first.startswith("[") and declared not in ("csv", "tsv"):
         raise Refusal("use_jsonl", "The file is one JSON array.", line=1, fix="Write one JSON object per line (JSONL).")
