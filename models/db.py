@@ -4,6 +4,8 @@ SQLite is opened in WAL mode, with full fsync (an accepted job survives power lo
 deferred transaction that turns into a writer fails at once in spite of busy_timeout, so none is ever deferred.
 """
 
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -34,8 +36,22 @@ def make_engine(url: str) -> Engine:
 
 def _sqlite_pragmas(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # SQLAlchemy's begin event decides, not the driver
-    for pragma in ("journal_mode=WAL", f"busy_timeout={BUSY_TIMEOUT_MS}", "foreign_keys=ON", "synchronous=FULL"):
+    for pragma in (f"busy_timeout={BUSY_TIMEOUT_MS}", "foreign_keys=ON", "synchronous=FULL"):
         connection.execute(f"PRAGMA {pragma}")
+    _into_wal(connection)
+
+
+def _into_wal(connection: Any) -> None:
+    """The first switch of a new database wants it alone and does not heed busy_timeout: processes starting at once collide."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
 
 
 def _sqlite_begin(connection: Any) -> None:
