@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from worker.semisup.bundled import build_bundled
 from worker.semisup.data import Message
 from worker.semisup.errors import LmNotFound
 from worker.semisup.lm import Lab, SeededSampler
@@ -88,6 +89,16 @@ def test_the_bundled_lm_is_causal_and_parses_its_own_chat(bundled_lab):
     assert not torch.equal(left[:, 3], right[:, 3])
     tokens = bundled_lab.encode_prompt([Message("user", "hi")], 64)
     assert bundled_lab.tokenizer.convert_ids_to_tokens(tokens) == ["<|user|>", "hi", "<|end|>", "<|assistant|>"]
+
+
+def test_the_bundled_lm_is_built_once_and_again_when_its_recipe_changed(tmp_path):
+    out = build_bundled(tmp_path / "lm", 1)
+    first = (out / "config.json").stat().st_mtime_ns
+    assert build_bundled(out, 1) == out
+    assert (out / "config.json").stat().st_mtime_ns == first
+    (out / "recipe").write_text("of an older version")
+    build_bundled(out, 1)
+    assert (out / "config.json").stat().st_mtime_ns != first
 
 
 def test_a_long_prompt_loses_its_front(lab):

@@ -6,8 +6,10 @@ which is how that vocabulary is ordered). It makes every code path run on a lapt
 No task's text is looked at.
 """
 
+import hashlib
 import json
 import re
+import shutil
 from pathlib import Path
 
 import torch
@@ -28,8 +30,10 @@ CHAT_TEMPLATE = (
 
 
 def build_bundled(out: Path, layers: int = 3, vocabulary: int = VOCABULARY) -> Path:
-    """Write the bundled LM of `layers` (1 to 6) layers into `out`, once; what is there already is used as it is."""
-    if (out / "config.json").is_file():
+    """Write the bundled LM of `layers` (1 to 6) layers into `out`, once; built anew when this recipe has changed."""
+    recipe = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    marker = out / "recipe"
+    if marker.is_file() and marker.read_text() == recipe:
         return out
     source = Path(get_model_path())
     minilm = json.loads((source / "config.json").read_text())
@@ -50,6 +54,8 @@ def build_bundled(out: Path, layers: int = 3, vocabulary: int = VOCABULARY) -> P
     lm.generation_config.update(pad_token_id=0, eos_token_id=config.eos_token_id, bos_token_id=None)
     lm.save_pretrained(partial)
     _tokenizer(source, list(kept.values())).save_pretrained(partial)
+    (partial / marker.name).write_text(recipe)
+    shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)
     return out
 
