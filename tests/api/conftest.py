@@ -1,35 +1,21 @@
 """A real uvicorn on a free port for the stock client, and the same app in-process where only one request matters."""
 
-import threading
-import time
 from collections.abc import Iterator
 
 import openai
 import pytest
-import uvicorn
 from fastapi.testclient import TestClient
 
 from api.main import create_app
 from tests.api.rows import labeled, unlabeled
+from tests.serving import serving
 
 
 @pytest.fixture
 def server(database: str) -> Iterator[str]:
     """http://127.0.0.1:port of a running service, on either database."""
-    config = uvicorn.Config(create_app(), host="127.0.0.1", port=0, log_level="error", ws="none")
-    listening = config.bind_socket()
-    running = uvicorn.Server(config)
-    thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
-    thread.start()
-    deadline = time.monotonic() + 20
-    while not running.started and thread.is_alive() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert running.started
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    running.should_exit = True
-    thread.join(20)
-    listening.close()
-    assert not thread.is_alive()
+    with serving() as url:
+        yield url
 
 
 @pytest.fixture

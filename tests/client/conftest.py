@@ -1,17 +1,14 @@
 """The client against a real server on SQLite, and against scripted answers where a real server would have to misbehave."""
 
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 from typer.testing import CliRunner, Result
 
-from api.main import create_app
+from tests.serving import serving
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "client"))  # works without `pip install ./client` too
 
@@ -25,20 +22,8 @@ Semift = Callable[..., Result]
 @pytest.fixture
 def server(sqlite: str) -> Iterator[str]:
     """http://127.0.0.1:port of a running service."""
-    config = uvicorn.Config(create_app(), host="127.0.0.1", port=0, log_level="error", ws="none")
-    listening = config.bind_socket()
-    running = uvicorn.Server(config)
-    thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
-    thread.start()
-    deadline = time.monotonic() + 20
-    while not running.started and thread.is_alive() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert running.started
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    running.should_exit = True
-    thread.join(20)
-    listening.close()
-    assert not thread.is_alive()
+    with serving() as url:
+        yield url
 
 
 @pytest.fixture
