@@ -39,7 +39,8 @@ async def json_object(request: Request) -> dict[str, Any]:
 JsonBody = Annotated[dict[str, Any], Depends(json_object)]
 
 
-def _check_headers(request: Request) -> None:
+def check_media(request: Request, accepted: str) -> list[str]:
+    """The parameters of the content type. Raises UnsupportedMedia for a compressed body, or one of another type."""
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.strip().lower() != "identity":
         raise UnsupportedMedia(
@@ -48,11 +49,15 @@ def _check_headers(request: Request) -> None:
             hint="Send the body uncompressed.",
         )
     media, *parameters = (part.strip().lower() for part in request.headers.get("content-type", "").split(";"))
-    if media != ACCEPTED:
+    if media != accepted:
         raise UnsupportedMedia(
-            f"Content-Type {media[:80]!r} is not read here.", code="unsupported_media_type", hint=f"Accepted: {ACCEPTED}."
+            f"Content-Type {media[:80]!r} is not read here.", code="unsupported_media_type", hint=f"Accepted: {accepted}."
         )
-    for parameter in parameters:
+    return parameters
+
+
+def _check_headers(request: Request) -> None:
+    for parameter in check_media(request, ACCEPTED):
         name, _, value = parameter.partition("=")
         if name == "charset" and value.strip('"') not in ("utf-8", "utf8", "us-ascii"):
             raise UnsupportedMedia(f"Charset {value[:40]!r} is not read here.", code="unsupported_charset", hint="Send UTF-8.")

@@ -2,15 +2,20 @@
 
 ApiError
 ├── BadRequest            the body or a parameter cannot be used
+├── Unauthorized          no key, or none that opens anything: which of these is not said
+├── LimitReached          too many requests, or a quota of the tenant's is used up
 ├── NotFound              no such thing, or another tenant's: the answer is the same
 ├── Conflict              the thing exists but is in the wrong state
 ├── Forbidden             it exists and may not be touched
+├── KeyReused             an Idempotency-Key that stands for another request
+├── TooSlow               a body that did not arrive in time
 ├── TooLarge              a body over its byte limit
 ├── UnsupportedMedia      a content type, charset or encoding nobody reads here
 ├── BadRange              a Range header outside the content
-└── Unavailable           the database or the disk cannot serve this now; the client may retry
+├── StorageFull           no room on the disk
+└── Unavailable           the database cannot serve this now; the client may retry
 
-The envelope is OpenAI's, with our extra keys: {"error": {message, type, param, code, line?, hint?, errors?, request_id}}.
+The envelope is OpenAI's, with our extra keys: {"error": {message, type, param, code, line, hint, errors?, request_id}}.
 """
 
 import errno
@@ -26,11 +31,13 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import compile_path
 
 from models.queries.paging import UnknownCursor
 from worker.semisup import errors as semisup
 
-NO_RETRY = {"x-should-retry": "false"}  # the stock client retries every 409 twice unless told not to
+# OpenAI's clients send 408, 409, 429 and 5xx again unless told not to: what says when (Retry-After) may be, the rest may not.
+RETRIED = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS}
 
 
 class ApiError(Exception):
@@ -55,6 +62,12 @@ class ApiError(Exception):
 class BadRequest(ApiError): ...
 
 
+class Unauthorized(ApiError): ...
+
+
+class LimitReached(ApiError): ...
+
+
 class NotFound(ApiError): ...
 
 
@@ -64,6 +77,12 @@ class Conflict(ApiError): ...
 class Forbidden(ApiError): ...
 
 
+class KeyReused(ApiError): ...
+
+
+class TooSlow(ApiError): ...
+
+
 class TooLarge(ApiError): ...
 
 
@@ -71,6 +90,9 @@ class UnsupportedMedia(ApiError): ...
 
 
 class BadRange(ApiError): ...
+
+
+class StorageFull(ApiError): ...
 
 
 class Unavailable(ApiError): ...
@@ -86,19 +108,27 @@ INVALID, SERVER = "invalid_request_error", "server_error"
 # The algorithm's errors carry no status. Those only a runner can raise would be our own fault if they came up here.
 STATUS: Mapping[type[Exception], Refusal] = {
     BadRequest: Refusal(400, INVALID),
+    Unauthorized: Refusal(401, "authentication_error"),
+    LimitReached: Refusal(429, "rate_limit_error"),
     NotFound: Refusal(404, "not_found_error"),
     Conflict: Refusal(409, "conflict_error"),
     Forbidden: Refusal(403, "permission_error"),
+    TooSlow: Refusal(408, INVALID),
     TooLarge: Refusal(413, INVALID),
     UnsupportedMedia: Refusal(415, INVALID),
     BadRange: Refusal(416, INVALID),
+    KeyReused: Refusal(422, INVALID),
+    StorageFull: Refusal(507, SERVER),
     Unavailable: Refusal(503, SERVER),
     semisup.SpecError: Refusal(400, INVALID),
     semisup.DataError: Refusal(400, INVALID),
     semisup.DatasetRejected: Refusal(400, INVALID),
     semisup.LmNotFound: Refusal(400, INVALID),
-    semisup.NothingSelected: Refusal(500, SERVER),
+    semisup.EngineNotFound: Refusal(400, INVALID),
+    semisup.EngineRefused: Refusal(500, SERVER),
+    semisup.EngineAway: Refusal(503, SERVER),
     semisup.NonFiniteLoss: Refusal(500, SERVER),
+    semisup.OutOfMemory: Refusal(500, SERVER),
     semisup.KeepMismatch: Refusal(500, SERVER),
     semisup.Stopped: Refusal(500, SERVER),
 }
@@ -110,10 +140,20 @@ def refusal(error: Exception) -> Refusal:
 
 
 def envelope(
-    request_id: str | None, message: str, type_: str, code: str, param: str | None = None, **extra: object
+    request_id: str | None,
+    message: str,
+    type_: str,
+    code: str,
+    param: str | None = None,
+    *,
+    line: int | None = None,
+    hint: str | None = None,
+    errors: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    given = {key: value for key, value in extra.items() if value is not None}
-    return {"error": {"message": message, "type": type_, "param": param, "code": code, **given, "request_id": request_id}}
+    """The one body of every refusal. All keys are always there, but `errors`: that is there when there are several."""
+    several = {"errors": errors} if errors else {}
+    error = {"message": message, "type": type_, "param": param, "code": code, "line": line, "hint": hint, **several}
+    return {"error": {**error, "request_id": request_id}}
 
 
 def request_id(request: Request) -> str | None:
@@ -123,8 +163,8 @@ def request_id(request: Request) -> str | None:
 async def _refuse(request: Request, error: Any) -> JSONResponse:
     status, type_ = refusal(error)
     headers = dict(getattr(error, "headers", {}))
-    if status == HTTPStatus.CONFLICT and "retry-after" not in headers:
-        headers |= NO_RETRY
+    if status in RETRIED or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        headers.setdefault("x-should-retry", "true" if "retry-after" in headers else "false")
     body = envelope(
         request_id(request), error.message, type_, error.code, error.param,
         line=error.line, hint=error.hint, errors=getattr(error, "errors", None),
@@ -160,8 +200,8 @@ HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"
 # What OpenAI serves and this server does not: said plainly, instead of a bare 404.
 OPENAI_HAS = re.compile(
     r"/v1/(assistants|audio|batches|chat|completions|containers|conversations|embeddings|evals|images|moderations|organization"
-    r"|projects|realtime|responses|threads|uploads|vector_stores|videos|webhook_endpoints"
-    r"|fine_tuning/(alpha|checkpoints|jobs/[^/]+/(pause|resume)))(/.*)?"
+    r"|projects|realtime|responses|threads|vector_stores|videos|webhook_endpoints"
+    r"|fine_tuning/(alpha|checkpoints))(/.*)?"
 )
 
 
@@ -174,20 +214,46 @@ async def _http(request: Request, error: Any) -> JSONResponse:
         type_, message = "not_found_error", f"No route {request.method} {request.scope['path'][:200]}."
         if OPENAI_HAS.fullmatch(request.scope["path"]):
             code, hint = "unsupported_endpoint", "This server has /v1/files, /v1/fine_tuning/jobs and /v1/models; see /docs."
+    headers = dict(error.headers or {})
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
-        message = f"{request.method} is not allowed here; allowed: {(error.headers or {}).get('Allow', 'see /docs')}."
+        headers["allow"] = ", ".join(_methods(request, headers.pop("Allow", "")))
+        message, hint = f"{request.method} is not allowed here.", f"Allowed: {headers['allow']}."
     body = envelope(request_id(request), message, type_, code, hint=hint)
-    return JSONResponse(body, status, error.headers)
+    return JSONResponse(body, status, headers)
 
 
-async def _database_away(request: Request, _error: Any) -> JSONResponse:
+def _methods(request: Request, of_one_route: str) -> list[str]:
+    """All methods of this path: the framework names those of the first route that matches."""
+    paths = request.app.openapi()["paths"]
+    found = {method for path in paths if compile_path(path)[0].match(request.scope["path"]) for method in paths[path]}
+    methods = {method.upper() for method in found} | set(filter(None, of_one_route.split(", ")))
+    return sorted(methods | ({"HEAD"} if "GET" in methods else set()))
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = "53100"  # PostgreSQL's SQLSTATE; SQLite says it in words
+
+
+def storage_full() -> StorageFull:
+    return StorageFull(
+        "The server has no disk space left for this.",
+        code="storage_full",
+        hint="Delete files that are no longer needed, or let the operator make room.",
+    )
+
+
+async def _database_away(request: Request, error: Any) -> JSONResponse:
+    said = getattr(error, "orig", None)
+    if getattr(said, "sqlstate", None) == DISK_FULL or "disk is full" in str(said):
+        return await _refuse(request, storage_full())
     away = Unavailable("The database does not answer.", code="database_unavailable", hint="Retry shortly; see /readyz.")
     away.headers["retry-after"] = "1"
     return await _refuse(request, away)
 
 
 async def _cursor(request: Request, error: Any) -> JSONResponse:
-    message = f"'after' names no item of this list: {error.cursor[:64]!r}."
+    asked = request.query_params.get("after", error.cursor)  # as it was sent: the cursor may be a part of it
+    message = f"'after' names no item of this list: {asked[:64]!r}."
     return await _refuse(
         request, BadRequest(message, code="invalid_cursor", param="after", hint="Use last_id of the page before.")
     )
@@ -200,10 +266,9 @@ async def _torn(request: Request, _error: Any) -> JSONResponse:
 
 
 async def _disk(request: Request, error: Any) -> JSONResponse:
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno not in FULL:
         raise error
-    full = Unavailable("The server has no disk space left for this.", code="insufficient_storage", headers=NO_RETRY)
-    return await _refuse(request, full)
+    return await _refuse(request, storage_full())
 
 
 def add_handlers(app: FastAPI) -> None:

@@ -45,6 +45,11 @@ def refuse(error: ValidationError, model: type[BaseModel], given: Mapping[str, A
     for detail in error.errors(include_url=False):
         by_path[_real_path(detail, given)].append(detail)
     findings = [_finding(model, given, path, details, prefix) for path, details in list(by_path.items())[:MAX_FINDINGS]]
+    return as_one(findings)
+
+
+def as_one(findings: list[dict[str, Any]]) -> BadRequest:
+    """The first of `findings` (code, param, message, hint) in front, all of them in `errors` where there are more."""
     first = findings[0]
     more = f" ({len(findings) - 1} more in 'errors')" if len(findings) > 1 else ""
     return BadRequest(

@@ -16,7 +16,9 @@ from pathlib import Path
 import uvicorn
 
 from api import VERSION
+from api.keys.local import LocalKey, local_key, usable_keys
 from api.main import create_app
+from api.serve import configured
 from migrations.upgrade import upgrade
 from models.settings import override, settings
 from worker.app import WORKER_ARGS
@@ -42,8 +44,8 @@ class Worker:
         self._stopping.set()
         self._process.terminate()
         try:
-            self._process.wait(settings().kill_grace_seconds + STOP_MARGIN_SECONDS)
-        except subprocess.TimeoutExpired:
+            self._process.wait(settings().stop_seconds + STOP_MARGIN_SECONDS)
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):  # who says it twice does not want to wait
             self._process.kill()
             self._process.wait()
         self._watcher.join()
@@ -79,22 +81,29 @@ def _die_with_parent() -> None:
 class Announcing(uvicorn.Server):
     """Says where it is once it answers, not before."""
 
+    key: LocalKey | None = None
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if sockets and not self.should_exit:
             host, port = sockets[0].getsockname()[:2]
-            _say(announcement(f"http://{f'[{host}]' if ':' in host else host}:{port}"))
+            _say(announcement(f"http://{f'[{host}]' if ':' in host else host}:{port}", self.key))
 
 
-def announcement(url: str) -> str:
+def announcement(url: str, key: LocalKey | None) -> str:
+    """The key itself is shown when it is new, and only to a person: logs are read by others."""
+    take = f'"$(cat {key.path})"' if key else "sk-semift-…"
+    shown = f"{key.new}   (new; kept in {key.path})" if key and key.new and sys.stdout.isatty() else key and str(key.path)
     return (
         f"\nSemift {VERSION} is up\n"
         f"  URL   {url}   (documentation: {url}/docs)\n"
-        f"  data  {settings().data_dir.resolve()}   (the worker writes worker.log there)\n\n"
+        f"  data  {settings().data_dir.resolve()}   (the worker writes worker.log there)\n"
+        f"  key   {shown or 'one that an operator made; another: semift keys create --tenant default'}\n\n"
         "Next, in another terminal:\n"
-        f"  semift submit --labeled labeled.jsonl --unlabeled unlabeled.jsonl --watch --url {url}\n"
-        f"or  curl -F purpose=fine-tune -F file=@labeled.jsonl {url}/v1/files\n"
-        f"or  export OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY=any   and any program that fine-tunes with OpenAI's client\n\n"
+        f"    export SEMIFT_API_KEY={take}\n"
+        f"    semift submit --labeled labeled.jsonl --unlabeled unlabeled.jsonl --watch --url {url}\n"
+        f'or  curl -H "Authorization: Bearer $SEMIFT_API_KEY" -F purpose=fine-tune -F file=@labeled.jsonl {url}/v1/files\n'
+        f"or  export OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY=$SEMIFT_API_KEY   and any program that uses OpenAI's client\n\n"
         "Ctrl-C stops the server and its worker.\n"
     )
 
@@ -118,12 +127,6 @@ def main(arguments: list[str] | None = None) -> int:
     if given["data_dir"]:
         given["data_dir"] = given["data_dir"].resolve()  # the worker runs in another folder
     override(**{name: value for name, value in given.items() if value is not None})
-    if not is_loopback(settings().host) and not settings().allow_remote:
-        _say(
-            f"Refusing to listen on {settings().host}: this server asks nobody for a key. Put a proxy that does in front of "
-            "127.0.0.1, or set SEMIFT_ALLOW_REMOTE=true if this network is yours alone.\n"
-        )
-        return USAGE_ERROR
     return serve()
 
 
@@ -131,15 +134,26 @@ def serve() -> int:
     signal.signal(signal.SIGTERM, _leave)  # uvicorn raises the signal again when it has shut down
     settings().data_dir.mkdir(parents=True, exist_ok=True)
     upgrade()
-    config = uvicorn.Config(create_app(), host=settings().host, port=settings().port, log_level="warning")
+    here = is_loopback(settings().host)
+    if not here and not usable_keys():
+        _say(
+            f"Refusing to listen on {settings().host}: there is no API key in the database, so nobody could use the server. "
+            "Make one first: semift keys create --tenant NAME --scopes read,submit,admin\n"
+        )
+        return USAGE_ERROR
+    config = configured(create_app(), host=settings().host, port=settings().port, log_level="warning")
     server, listening = Announcing(config), config.bind_socket()
-    worker = Worker()
+    server.key = local_key() if here else None
+    worker: Worker | None = None
     try:
+        worker = Worker()
         server.run(sockets=[listening])
     except (KeyboardInterrupt, SystemExit):
-        pass
+        return 0
     finally:
-        worker.stop()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is ending: being told again must not leave the worker behind
+        if worker:
+            worker.stop()
     return 0 if server.started else 1
 
 

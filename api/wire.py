@@ -49,3 +49,6 @@ class ErrorBody(BaseModel):
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """For a route's `responses`: these statuses, in the one envelope."""
     return {status: {"model": ErrorBody} for status in statuses}
+
+
+KEYED = refusals(401, 403, 429)  # of every route that asks for a key

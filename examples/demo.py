@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 DATA = ROOT / "examples" / "banking77"
 HOME = ROOT / ".semift" / "demo"
 SEMIFT = str(Path(sys.executable).parent / "semift")
+KEY_FILE = HOME / "data" / "api-key"  # written by the server, readable by its owner alone
 READY_SECONDS = 60
 SHORT_ROWS = {"labeled.csv": 60, "unlabeled.csv": 48, "test.csv": 48}
 SHORT_SETS = ("warmup.n_epochs=2", "evolve.n_epochs=1", "evaluation.with_neighbours=false")
@@ -66,6 +67,7 @@ def server() -> Iterator[str]:
         )
         try:
             wait_ready(url, child)
+            os.environ["SEMIFT_API_KEY"] = KEY_FILE.read_text(encoding="ascii").strip()  # for the commands below
             yield url
         finally:
             child.send_signal(signal.SIGTERM)
@@ -129,11 +131,12 @@ def epilogue(job: str, results: Path) -> None:
     say(
         f"""
 Again, by hand. Start the server:            make serve ARGS="--data-dir .semift/demo/data"
-The job and its samples, by curl:            curl http://127.0.0.1:8642/v1/fine_tuning/jobs/{job}
-                                             curl "http://127.0.0.1:8642/v1/fine_tuning/jobs/{job}/samples?verdict=rejected"
+The job and its samples, by curl:            export OPENAI_API_KEY="$(cat {KEY_FILE.relative_to(ROOT)})"
+    curl -H "Authorization: Bearer $OPENAI_API_KEY" http://127.0.0.1:8642/v1/fine_tuning/jobs/{job}
+    curl -H "Authorization: Bearer $OPENAI_API_KEY" "http://127.0.0.1:8642/v1/fine_tuning/jobs/{job}/samples?verdict=rejected"
 The same API with the stock openai client:
     from openai import OpenAI
-    client = OpenAI(base_url="http://127.0.0.1:8642/v1", api_key="any")
+    client = OpenAI(base_url="http://127.0.0.1:8642/v1")  # it reads OPENAI_API_KEY
     files = [client.files.create(file=open(f"examples/banking77/{{n}}.csv", "rb"), purpose="fine-tune").id
              for n in ("labeled", "unlabeled", "test")]
     job = client.fine_tuning.jobs.create(model="semift-small", training_file=files[0], method={{"type": "semi_supervised",

@@ -6,7 +6,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Engine, text
 
-from models.db import engine
+from models.db import EVERYONE, ONE_TENANT, engine
 
 HERE = Path(__file__).parent
 LOCK = 0x53454D49  # any constant of our own: PostgreSQL advisory locks are numbered
@@ -24,6 +24,7 @@ def upgrade(target: Engine | None = None) -> None:
     with (target or engine()).begin() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+            connection.exec_driver_sql(ONE_TENANT, (EVERYONE,))  # a migration of rows is one of everybody's
         settled = config()
         settled.attributes["connection"] = connection
         command.upgrade(settled, "head")

@@ -9,19 +9,24 @@ import hashlib
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from models.crash import crash_point
 from models.settings import settings
 
 PIECE_BYTES = 1 << 20
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+ROOMS = "rooms"
+_SHA256, _ROOM = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9A-Za-z_-]{1,64}")
+FRESH_SECONDS = 3600.0  # an object that is younger needs no new date
 
 
 class BlobError(Exception):
@@ -52,6 +57,7 @@ class Blobs:
     """A content-addressed store. `spool` is a local folder for uploads to a store that is not one."""
 
     def __init__(self, url: str, *, spool: Path) -> None:
+        self._url = url
         self._fs, self._root = fsspec.core.url_to_fs(url)
         self._local = isinstance(self._fs, LocalFileSystem)
         self._spool = Path(self._root, "incoming") if self._local else spool
@@ -63,7 +69,9 @@ class Blobs:
             sha256, size = _copy(source, spooled)
             spooled.flush()
             os.fsync(spooled.fileno())
+            crash_point("blob.spooled")
             self._publish(path, sha256, size)
+        crash_point("blob.published")
         return Stored(sha256, size)
 
     def put_path(self, path: Path) -> Stored:
@@ -102,10 +110,79 @@ class Blobs:
         with contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(self._key(sha256))
 
+    # --- rooms: blobs that belong together and go together
+
+    def room(self, name: str) -> "Blobs":
+        """A store inside this one, for blobs that nobody else may name: only it can be cleared while others store the same
+        bytes.
+        """
+        if not _ROOM.fullmatch(name):
+            raise ValueError(f"a room's name is letters, digits, '_' and '-'; got {name[:80]!r}")
+        return Blobs(f"{self._url.rstrip('/')}/{ROOMS}/{name}", spool=self._spool)
+
+    def rooms(self) -> list[str]:
+        """Names of rooms that something was ever put into and that were not cleared since."""
+        try:
+            return sorted(path.rstrip("/").rpartition("/")[2] for path in self._fs.ls(f"{self._base}/{ROOMS}", detail=False))
+        except FileNotFoundError:
+            return []
+
+    def clear(self) -> None:
+        """Removes everything of this store. What is put in at this moment may stay behind: call it again."""
+        away: tuple[type[OSError], ...] = (OSError,) if self._local else (FileNotFoundError,)
+        with contextlib.suppress(*away):
+            self._fs.rm(self._base, recursive=True)
+
+    # --- what nobody names any more
+
+    def older(self, than: float, *, since: float = 0.0) -> list[str]:
+        """Names of blobs, without those of rooms, that were last put after `since` and before `than` (epoch seconds)."""
+        found = []
+        for prefix in (f"{number:02x}" for number in range(256)):
+            try:
+                entries = self._fs.ls(f"{self._base}/{prefix}", detail=True, refresh=True)
+            except FileNotFoundError:
+                continue
+            names = {entry["name"].rpartition("/")[2]: _put_at(entry) for entry in entries}
+            found += [name for name, at in names.items() if _SHA256.fullmatch(name) and since < at < than]
+        return found
+
+    def discard_older(self, sha256: str, than: float) -> bool:
+        """Discards a blob unless it was put again meanwhile, also at this very moment. False: it stays, or was gone."""
+        key = self._key(sha256)
+        try:
+            if not self._local:
+                gone = _put_at(self._fs.info(key, refresh=True)) < than
+                if gone:
+                    self._fs.rm_file(key)
+                return gone
+            self._spool.mkdir(parents=True, exist_ok=True)
+            aside = self._spool / f".aside-{sha256}"
+            Path(key).replace(aside)  # from here on it is ours to look at: who puts it now makes a new one
+            gone = aside.stat().st_mtime < than
+            if gone:
+                aside.unlink()
+            else:
+                aside.replace(key)
+        except FileNotFoundError:
+            return False
+        return gone
+
+    def clear_spool(self, than: float) -> int:
+        """Removes what processes that died while storing left behind before `than`: how many files."""
+        left = [path for path in self._spool.glob(".part-*") if path.is_file() and path.stat().st_mtime < than]
+        for path in left:
+            path.unlink(missing_ok=True)
+        return len(left)
+
+    @property
+    def _base(self) -> str:
+        return str(self._root).rstrip("/")
+
     def _key(self, sha256: str) -> str:
         if not _SHA256.fullmatch(sha256):
             raise ValueError(f"a blob's name is 64 lower-case hex digits; got {sha256[:80]!r}")
-        return f"{self._root.rstrip('/')}/{sha256[:2]}/{sha256}"
+        return f"{self._base}/{sha256[:2]}/{sha256}"
 
     def _publish(self, path: Path, sha256: str, size: int) -> None:
         key = self._key(sha256)
@@ -114,9 +191,17 @@ class Blobs:
             folder.mkdir(parents=True, exist_ok=True)
             path.replace(key)
             _sync_folder(folder)
-        elif not self._fs.exists(key) or self._fs.size(key) != size:
+        elif not self._lies_fresh(key, size):
             self._fs.makedirs(key.rpartition("/")[0], exist_ok=True)
             self._fs.put_file(str(path), key)
+
+    def _lies_fresh(self, key: str, size: int) -> bool:
+        """Whether an object need not be put again: an old one may be about to be collected as nobody's."""
+        try:
+            found = self._fs.info(key, refresh=True)
+        except FileNotFoundError:
+            return False
+        return bool(found["size"] == size and _put_at(found) > time.time() - FRESH_SECONDS)
 
 
 def _copy(source: BinaryIO, target: BinaryIO) -> tuple[str, int]:
@@ -126,6 +211,14 @@ def _copy(source: BinaryIO, target: BinaryIO) -> tuple[str, int]:
         size += len(piece)
         target.write(piece)
     return digest.hexdigest(), size
+
+
+def _put_at(entry: dict[str, Any]) -> float:
+    """Epoch seconds at which a file or an object was last written, whichever store says so."""
+    at = next((entry[name] for name in ("mtime", "LastModified", "last_modified", "updated", "created") if name in entry), None)
+    if at is None:
+        return time.time()  # a store that does not say loses nothing
+    return float(at.timestamp()) if isinstance(at, datetime) else float(at)
 
 
 @contextlib.contextmanager

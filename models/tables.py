@@ -1,12 +1,25 @@
 """All tables, in the order data flows through them. One schema for PostgreSQL and SQLite (migrations/ is its history).
 
 Times are float epoch seconds taken from the database's clock at writing (queries/clock.py), so that leases on different
-machines compare. Every tenant-owned row carries tenant_id, and every query filters by it.
+machines compare. A row is a tenant's by its tenant_id, or its job's: every query says so, and in PostgreSQL row-level
+security says so again (migrations/versions/).
 """
 
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, BigInteger, CheckConstraint, Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Float,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    String,
+    Text,
+    UniqueConstraint,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -22,6 +35,23 @@ class Tenant(Base):
     __tablename__ = "tenants"
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     created_at: Mapped[float]
+
+
+class ApiKey(Base):
+    """A key of a tenant's. Of its secret only the SHA-256 is here (models/keys.py)."""
+
+    __tablename__ = "api_keys"
+    id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    name: Mapped[str] = mapped_column(String(64))
+    secret_sha256: Mapped[str] = mapped_column(String(64))
+    scopes: Mapped[list[Any]]  # of models.keys.SCOPES
+    created_at: Mapped[float]
+    expires_at: Mapped[float | None]
+    revoked_at: Mapped[float | None]
+    last_used_at: Mapped[float | None]  # to ten minutes: a read must not write
+    window_at: Mapped[float | None]  # when the minute began whose requests are counted (queries/quotas.py)
+    window_used: Mapped[int] = mapped_column(Integer, default=0)
 
 
 class File(Base):
@@ -40,7 +70,56 @@ class File(Base):
     options: Mapped[dict[str, Any]]  # what the uploader said: format, mapping
     validation: Mapped[dict[str, Any] | None]  # the report of worker.semisup.ingest.validate, once there is one
     expires_at: Mapped[float | None]  # from the uploader's expires_after
-    __table_args__ = (CheckConstraint("status in ('uploaded','processed','error','deleted')", name="file_status"),)
+    __table_args__ = (
+        CheckConstraint("status in ('uploaded','processed','error','deleted')", name="file_status"),
+        UniqueConstraint("tenant_id", "id", name="one_file_of_a_tenant"),
+    )
+
+
+class Upload(Base):
+    """A file on its way in parts, each of which is a blob in the upload's own room of the store until the file is made."""
+
+    __tablename__ = "uploads"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)  # upload_…, time-ordered
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    created_at: Mapped[float]
+    expires_at: Mapped[float] = mapped_column(index=True)
+    status: Mapped[str] = mapped_column(String(16))  # UploadStatus
+    filename: Mapped[str] = mapped_column(String(255))
+    purpose: Mapped[str] = mapped_column(String(64))
+    bytes: Mapped[int]  # as announced: the parts of the file must have as many
+    options: Mapped[dict[str, Any]]
+    expires_after: Mapped[float | None]  # of the file, seconds
+    file_id: Mapped[str | None] = mapped_column(String(64))
+    __table_args__ = (
+        CheckConstraint("status in ('pending','completed','cancelled','expired')", name="upload_status"),
+        CheckConstraint("(status = 'completed') = (file_id is not null)", name="completed_is_a_file"),
+        Index("uploads_of_a_tenant", "tenant_id", "status"),
+        UniqueConstraint("tenant_id", "id", name="one_upload_of_a_tenant"),
+        ForeignKeyConstraint(["tenant_id", "file_id"], ["files.tenant_id", "files.id"]),
+    )
+
+
+class UploadPart(Base):
+    __tablename__ = "upload_parts"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)  # part_…
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    upload_id: Mapped[str] = mapped_column(String(64), index=True)
+    created_at: Mapped[float]
+    bytes: Mapped[int]
+    sha256: Mapped[str] = mapped_column(String(64))
+    __table_args__ = (ForeignKeyConstraint(["tenant_id", "upload_id"], ["uploads.tenant_id", "uploads.id"]),)
+
+
+class UploadSlot(Base):
+    """A body of a key's that is arriving. Renewed meanwhile: a process that dies gives its slots back by not renewing them."""
+
+    __tablename__ = "upload_slots"
+    id: Mapped[int] = mapped_column(Serial, primary_key=True, autoincrement=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id"), index=True)
+    until: Mapped[float]
+    __table_args__ = ({"sqlite_autoincrement": True},)  # an id freed by one that forgot to renew is nobody else's
 
 
 class Job(Base):
@@ -48,7 +127,7 @@ class Job(Base):
 
     __tablename__ = "jobs"
     id: Mapped[str] = mapped_column(String(64), primary_key=True)  # ftjob-…, time-ordered
-    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     created_at: Mapped[float]
     started_at: Mapped[float | None]
     finished_at: Mapped[float | None]
@@ -59,15 +138,18 @@ class Job(Base):
     method: Mapped[dict[str, Any]]  # the wire's method object, as accepted
     spec: Mapped[dict[str, Any]]  # JobSpec, complete
     job_metadata: Mapped[dict[str, Any]]
-    training_file: Mapped[str] = mapped_column(ForeignKey("files.id"))
-    validation_file: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
-    unlabeled_file: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
-    test_file: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
+    training_file: Mapped[str] = mapped_column(String(64))
+    validation_file: Mapped[str | None] = mapped_column(String(64))
+    unlabeled_file: Mapped[str | None] = mapped_column(String(64))
+    test_file: Mapped[str | None] = mapped_column(String(64))
+    from_job: Mapped[str | None] = mapped_column(String(64))  # whose adapter this one goes on from
+    fork: Mapped[dict[str, Any] | None]  # {job, round, taken_over, run_again}: whose stages this one uses again, by name
     status: Mapped[str] = mapped_column(String(24))
     error: Mapped[dict[str, Any] | None]  # {code, message, param}
     progress: Mapped[dict[str, Any]]  # {phase, round, step, total, percent}
     trained_tokens: Mapped[int | None]
     cancel_requested_at: Mapped[float | None]
+    pause_requested_at: Mapped[float | None]
     # the lease: who may write this job's results. A token is never reused, so a stale worker writes 0 rows.
     lease_token: Mapped[int] = mapped_column(default=0)
     lease_until: Mapped[float | None]
@@ -76,10 +158,18 @@ class Job(Base):
     next_attempt_at: Mapped[float | None]
     __table_args__ = (
         CheckConstraint(
-            "status in ('validating_files','queued','running','succeeded','failed','cancelled')", name="job_status"
+            "status in ('validating_files','queued','running','paused','succeeded','failed','cancelled')", name="job_status"
         ),
         CheckConstraint("status <> 'running' or lease_until is not null", name="running_has_lease"),
         Index("jobs_open", "status", "created_at"),
+        Index("jobs_served", "tenant_id", "lease_token"),
+        UniqueConstraint("tenant_id", "id", name="one_job_of_a_tenant"),
+        # A job cannot so much as name what is another tenant's, whoever forgot to look.
+        *(
+            ForeignKeyConstraint(["tenant_id", column], ["files.tenant_id", "files.id"])
+            for column in ("training_file", "validation_file", "unlabeled_file", "test_file")
+        ),
+        ForeignKeyConstraint(["tenant_id", "from_job"], ["jobs.tenant_id", "jobs.id"]),
     )
 
 
@@ -97,6 +187,7 @@ class Stage(Base):
     done_at: Mapped[float | None]
     seconds: Mapped[float | None]
     token: Mapped[int | None]  # the lease that wrote it
+    taken_from: Mapped[str | None] = mapped_column(String(64))  # the job that computed it, when this one did not
     manifest: Mapped[dict[str, Any] | None]
     __table_args__ = (CheckConstraint("status in ('open','done')", name="stage_status"),)
 
@@ -118,6 +209,23 @@ class Chunk(Base):
     __table_args__ = (CheckConstraint("status in ('open','leased','done')", name="chunk_status"),)
 
 
+class TrainingState(Base):
+    """A checkpoint inside a training stage: what another attempt goes on from (worker/semisup/stages/checkpoint.py).
+
+    Only that it is here makes it count. `dropped`: nobody reads it any more, and its blobs are about to go.
+    """
+
+    __tablename__ = "training_states"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    stage: Mapped[str] = mapped_column(String(128), primary_key=True)
+    step: Mapped[int] = mapped_column(Integer, primary_key=True)
+    token: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # the lease that wrote it
+    created_at: Mapped[float]
+    dropped: Mapped[bool]
+    manifest: Mapped[dict[str, Any]]
+    __table_args__ = (Index("training_states_dropped", "dropped"),)
+
+
 class Round(Base):
     """A finished round's numbers, as the rounds API shows them."""
 
@@ -132,7 +240,7 @@ class SampleRow(Base):
     """One unlabeled row in one round: prompt, votes, neighbours, confidence, verdict and reason (semisup.data.Sample)."""
 
     __tablename__ = "samples"
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    job_id: Mapped[str] = mapped_column(String(64), primary_key=True)
     round: Mapped[int] = mapped_column(Integer, primary_key=True)
     query_id: Mapped[str] = mapped_column(String(255), primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
@@ -148,7 +256,10 @@ class SampleRow(Base):
     votes: Mapped[list[Any]]
     neighbours: Mapped[list[Any]]
     justification: Mapped[dict[str, Any] | None]
-    __table_args__ = (Index("samples_listing", "job_id", "round", "verdict", "position"),)
+    __table_args__ = (
+        Index("samples_listing", "job_id", "round", "verdict", "position"),
+        ForeignKeyConstraint(["tenant_id", "job_id"], ["jobs.tenant_id", "jobs.id"]),
+    )
 
 
 class Artifact(Base):
@@ -199,9 +310,29 @@ class Outbox(Base):
     __table_args__ = (Index("outbox_waiting", "rung_at", "id"),)
 
 
+class Idempotency(Base):
+    """A request that may come twice, under its Idempotency-Key or as a client's own retry, and what it was answered."""
+
+    __tablename__ = "idempotency"
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(320), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(64))  # sha256 of what was asked
+    retried: Mapped[bool]  # made by a request that called itself a retry
+    created_at: Mapped[float] = mapped_column(index=True)
+    response: Mapped[str] = mapped_column(Text)  # the body of the answer, byte for byte
+
+
 class Fence(Base):
     """Hands out lease tokens: each insert's id is larger than every earlier one, on both databases."""
 
     __tablename__ = "fence"
     id: Mapped[int] = mapped_column(Serial, primary_key=True, autoincrement=True)
     __table_args__ = ({"sqlite_autoincrement": True},)
+
+
+class Chore(Base):
+    """What one process does for all now and then, and when it was last begun."""
+
+    __tablename__ = "chores"
+    name: Mapped[str] = mapped_column(String(32), primary_key=True)
+    begun_at: Mapped[float]

@@ -21,6 +21,8 @@ from models.blobs import blobs
 from models.db import engine, make_engine
 from models.settings import settings
 from tests import servers
+from tests.keys import add_test_key
+from tests.security.watch import WATCH
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,6 +37,7 @@ _missing = ""
 def pytest_configure(config: pytest.Config) -> None:
     """Servers are found once, by the process that starts the others (pytest-xdist's workers inherit the variables)."""
     global _found, _missing
+    WATCH.start()
     if hasattr(config, "workerinput"):
         return
     try:
@@ -87,6 +90,7 @@ def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     monkeypatch.setenv("SEMIFT_DATA_DIR", str(tmp_path / "data"))
     for name in ("DATABASE_URL", "BROKER_URL", "STORE_URL"):
         monkeypatch.setenv(f"SEMIFT_{name}", "")  # whatever a developer's .env says
+    monkeypatch.setenv("SEMIFT_REQUESTS_PER_MINUTE", "0")  # tests ask faster than people; test_quotas.py sets its own
     forget_settings()
     yield
     forget_settings()
@@ -105,6 +109,7 @@ def redis_server() -> str:
 def _migrated(url: str) -> None:
     target = make_engine(url)
     upgrade(target)
+    add_test_key(target)
     target.dispose()  # PostgreSQL copies a template only when nobody is connected to it; SQLite folds its WAL in
 
 
@@ -120,6 +125,14 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("template") / "semift.db"
     _migrated(f"sqlite:///{path}")
     return path
+
+
+@pytest.fixture(autouse=True)
+def watched() -> Iterator[None]:
+    """Fails the test that unpickles, starts a shell, connects to another machine or writes outside of temporary folders."""
+    before = len(WATCH.seen)
+    yield
+    assert WATCH.seen[before:] == []
 
 
 Open = Callable[[str], str]

@@ -15,22 +15,24 @@ from models.tables import Job
 TENANT = "default"
 
 
-def add_file(content: bytes = b'{"text": "hi", "label": "greeting"}\n', filename: str = "labeled.jsonl") -> str:
+def add_file(
+    content: bytes = b'{"text": "hi", "label": "greeting"}\n', filename: str = "labeled.jsonl", tenant: str = TENANT
+) -> str:
     stored = blobs().put(io.BytesIO(content))
     columns = {"purpose": "fine-tune", "status": "processed", "status_details": None, "options": {}, "validation": None}
     with transaction() as session:
         row = insert_file(
-            session, TENANT, expires_after=None, filename=filename, bytes=stored.bytes, sha256=stored.sha256, **columns
+            session, tenant, expires_after=None, filename=filename, bytes=stored.bytes, sha256=stored.sha256, **columns
         )
         return str(row["id"])
 
 
-def add_job(*, spec: dict[str, Any] | None = None, **columns: Any) -> str:
+def add_job(*, spec: dict[str, Any] | None = None, tenant: str = TENANT, **columns: Any) -> str:
     """A queued job, its doorbell in the outbox."""
-    training_file = columns.pop("training_file", None) or add_file()
+    training_file = columns.pop("training_file", None) or add_file(tenant=tenant)
     fixed = {"base_lm": "semift-small", "method": {"type": "semi_supervised"}, "job_metadata": {}, "spec": spec or {}}
     with transaction() as session:
-        job_id = insert_job(session, TENANT, training_file=training_file, **{**fixed, **columns})
+        job_id = insert_job(session, tenant, training_file=training_file, **{**fixed, **columns})
         ring(session, job_id)
     return job_id
 

@@ -60,15 +60,32 @@ def _connect(url: URL) -> psycopg.Connection:
 
 @contextlib.contextmanager
 def own_database(server: str, *, like: str | None = None) -> Iterator[str]:
-    """A database of our own on `server`, a copy of the one at `like`; its URL. Dropped at the end, whoever still uses it."""
+    """A database of our own on `server`, a copy of the one at `like`; its URL. Dropped at the end, whoever still uses it.
+
+    It belongs to a plain role of its own, or to that of `like`: row-level security does not hold superusers.
+    """
     admin, name = make_url(server), f"semift_test_{uuid.uuid4().hex[:12]}"
-    template = f' template "{make_url(like).database}"' if like else ""
-    with _connect(admin) as connection:
-        connection.execute(f'create database "{name}"{template}'.encode())
+    with _connect(admin) as connection, _plain_role(connection, name, make_url(like or server), make=not like) as owner:
+        template = f' template "{make_url(like).database}"' if like else ""
+        connection.execute(f'create database "{name}"{template} owner "{owner.username}"'.encode())
         try:
-            yield admin.set(database=name).render_as_string(hide_password=False)
+            yield owner.set(database=name).render_as_string(hide_password=False)
         finally:
             connection.execute(f'drop database if exists "{name}" with (force)'.encode())
+
+
+@contextlib.contextmanager
+def _plain_role(connection: psycopg.Connection, name: str, url: URL, *, make: bool) -> Iterator[URL]:
+    """`url` with a role that is no superuser: a new one where `make` says so, else the one it has."""
+    superuser = connection.execute("select rolsuper from pg_roles where rolname = current_user").fetchone() == (True,)
+    if not make or not superuser:  # who is given no superuser has made a plain role already
+        yield url
+        return
+    connection.execute(f"create role \"{name}\" login nosuperuser nobypassrls password '{name}'".encode())
+    try:
+        yield url.set(username=name, password=name)
+    finally:
+        connection.execute(f'drop role if exists "{name}"'.encode())
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import uvicorn
 
 from api.main import create_app
+from api.serve import configured
 
 SECONDS = 20
 
@@ -15,7 +16,7 @@ SECONDS = 20
 @contextmanager
 def serving() -> Iterator[str]:
     """http://127.0.0.1:port of a running uvicorn on the configured database; it must also end in time."""
-    config = uvicorn.Config(create_app(), host="127.0.0.1", port=0, log_level="error", ws="none")
+    config = configured(create_app(), host="127.0.0.1", port=0, log_level="error")
     listening = config.bind_socket()
     running = uvicorn.Server(config)
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
@@ -24,8 +25,10 @@ def serving() -> Iterator[str]:
     while not running.started and thread.is_alive() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert running.started
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    running.should_exit = True
-    thread.join(SECONDS)
-    listening.close()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        running.should_exit = True
+        thread.join(SECONDS)
+        listening.close()
     assert not thread.is_alive()

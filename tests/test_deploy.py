@@ -35,10 +35,20 @@ def test_every_variable_is_a_setting_and_the_settings_accept_it(service, monkeyp
 
 def test_hosts_in_the_urls_are_services_and_the_password_is_the_databases():
     url = make_url(SERVICES["api"]["environment"]["SEMIFT_DATABASE_URL"])
-    database = SERVICES["postgres"]["environment"]
-    assert (url.host, url.username, url.password, url.database) == (
-        "postgres", database["POSTGRES_USER"], database["POSTGRES_PASSWORD"], database["POSTGRES_DB"],
-    )  # fmt: skip
+    script = COMPOSE["configs"]["plain-role"]["content"]
+    role = re.search(r"create role (\w+) login password '(\w+)'", script).groups()
+    database = re.search(r"create database (\w+) owner (\w+)", script).groups()
+    assert (url.host, url.username, url.password, url.database) == ("postgres", *role, database[0])
+    assert database[1] == role[0]
+
+
+def test_the_service_is_no_superuser_of_its_database():
+    """Row-level security does not hold superusers, and the image's POSTGRES_USER is one."""
+    url = make_url(SERVICES["api"]["environment"]["SEMIFT_DATABASE_URL"])
+    assert url.username != SERVICES["postgres"]["environment"].get("POSTGRES_USER", "postgres")
+    assert "superuser" not in COMPOSE["configs"]["plain-role"]["content"]
+    mounted = SERVICES["postgres"]["configs"]
+    assert mounted == [{"source": "plain-role", "target": "/docker-entrypoint-initdb.d/semift.sql"}]
     assert make_url(SERVICES["api"]["environment"]["SEMIFT_BROKER_URL"]).host in SERVICES
 
 
@@ -70,7 +80,7 @@ def test_the_health_checks_ask_routes_and_ports_that_exist():
     port, path = re.search(r"127\.0\.0\.1:(\d+)(/\w+)", check).groups()
     assert path in create_app().openapi()["paths"]
     assert int(port) == Settings.model_fields["port"].default
-    assert f'--port", "{port}"' in (ROOT / "api" / "Dockerfile").read_text(encoding="utf-8")
+    assert f"SEMIFT_PORT={port}\n" in (ROOT / "api" / "Dockerfile").read_text(encoding="utf-8")
 
 
 def test_the_worker_image_starts_the_worker_as_the_embedded_server_does():

@@ -49,6 +49,32 @@ def test_each_power_has_one_place(names, allowed):
     assert hits == []
 
 
+def test_the_api_says_whose_rows_every_transaction_is_for():
+    """Without a tenant a transaction serves everybody: right for workers, never for a request."""
+    nameless = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in files("api")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "transaction"
+        if "tenant" not in {keyword.arg for keyword in node.keywords}
+    ]
+    assert nameless == []
+
+
+EVERYBODYS = {  # where the API may look at all tenants, and why
+    "api/auth.py": "whose a key is, is what is asked",
+    "api/keys/__main__.py": "the operator's command",
+    "api/keys/local.py": "the embedded server's start",
+    "api/files/reading.py": "a thread that reads the uploads of all tenants",
+    "api/health/service.py": "no rows are looked at",
+}
+
+
+def test_the_api_serves_everybody_at_once_only_where_it_must():
+    named = {str(path.relative_to(ROOT)) for path in files("api") if "EVERYONE" in path.read_text(encoding="utf-8")}
+    assert named == set(EVERYBODYS)
+
+
 def test_only_settings_reads_the_environment():
     def readers(path: Path) -> Iterator[str]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -27,6 +27,9 @@ def configuration() -> dict[str, Any]:
         "broker_url": settings().broker,
         "broker_transport_options": transport_options(settings()),
         "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,  # a worker whose broker is away works all the same, and hears it when it is back
+        "broker_channel_error_retry": True,  # also one that answers "no": a Redis without memory
+        "worker_consumer": "worker.consumer:PatientConsumer",
         "result_backend": None,
         "imports": ("worker.tasks",),
         "task_default_queue": QUEUE,

@@ -1,17 +1,21 @@
 """The worker's side of the pipe: what a runner asks for, done in the database and the blob store under the job's lease."""
 
 import json
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from models.blobs import BlobError, blobs
+from models.crash import crash_point
 from models.db import transaction
-from models.queries import stages
-from models.queries.events import Level, add_event
+from models.queries import lineage, stages
+from models.queries.events import Level, add_event, warned_of
 from models.queries.leases import Lease, hold
 from models.settings import settings
+from worker.saves import Saves, discard_dropped
 
 Message = Mapping[str, Any]
 Answer = dict[str, Any]
@@ -24,16 +28,22 @@ class ProtocolError(Exception):
 class Desk:
     """Serves one runner. Raises LeaseLost when its job is no longer ours; after any error the runner is of no more use.
 
-    `chunks_done` counts what this runner committed. `ending` is {"finished": True} or {"error": {…}} once it has said so.
+    `chunks_done` counts what this runner committed. `ending` is {"finished": True}, {"stopped": True} (as it was told to) or
+    {"error": {…}} once it has said so; "again" is in it when another attempt may succeed.
     """
 
     def __init__(self, lease: Lease, scratch: Path) -> None:
         self.lease, self.scratch, self.rounds = lease, scratch.resolve(), 1
+        self.fork: Mapping[str, Any] | None = None  # the job whose stages are taken over, and which (models/tables.py)
         self.ending: dict[str, Any] | None = None
         self.chunks_done = 0
         self._progress: dict[str, Any] | None = None
         self._metrics: dict[str, Any] | None = None
+        self._chunked: set[str] = set()
         self._own: dict[str, Path] = {}  # what this runner committed lies in its scratch folder already
+        self._doing, self._heard = "loading", time.monotonic()
+        self._turn_since: float | None = None
+        saves = Saves(lease, self.scratch, self._store)
         self._asks: Mapping[str, Callable[[Message], Answer]] = {
             "lookup": self._lookup,
             "commit": self._commit,
@@ -42,23 +52,60 @@ class Desk:
             "commit_chunk": self._commit_chunk,
             "lookup_chunks": self._lookup_chunks,
             "seconds": self._seconds,
+            "halved": self._halved,
+            "save": saves.save,
+            "saved": saves.saved,
+            "load": saves.load,
+            "drop": saves.drop,
         }
 
     def answer(self, message: Message) -> Answer | None:
-        """What to send back; None when nothing is."""
+        """What to send back; None when nothing is. While the runner waits for it, its silence does not count."""
+        with self.turn():
+            return self._answer(message)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """The worker is at something its runner waits for."""
+        self._turn_since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._heard, self._turn_since = time.monotonic(), None
+
+    def turn_seconds(self) -> float:
+        """For how long the worker has been at the same turn; 0 when it is the runner's."""
+        since = self._turn_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    def silence(self) -> tuple[float, str]:
+        """(seconds since the runner was heard or answered, what it was doing: loading, step or batch)."""
+        return 0.0 if self._turn_since is not None else time.monotonic() - self._heard, self._doing
+
+    def _answer(self, message: Message) -> Answer | None:
         if "ask" in message:
             if message["ask"] not in self._asks:
                 raise ProtocolError(f"unknown question {message['ask']!r}")
+            if self.lease.helper and message["ask"] in ("save", "drop"):
+                raise ProtocolError("a helper has no checkpoints")
+            self._doing = "loading"
             return self._asks[message["ask"]](message)
         match message.get("tell"):
+            case "alive":
+                self._doing = message["doing"] if message["doing"] in ("step", "batch") else "loading"
             case "progress":
+                self._doing = "batch" if message["stage"] in self._chunked else "step"
+                if message["stage"] in self._chunked:
+                    return None  # a sign of life from inside a chunk: finished chunks are the progress
                 self._show(message["stage"], message["step"], message["total"], message.get("metrics"))
             case "event":
                 self._event(message)
             case "finished":
                 self.ending = {"finished": True}
+            case "stopped":
+                self.ending = {"stopped": True}
             case "failed":
-                self.ending = {"error": dict(message["error"])}
+                self.ending = {"error": dict(message["error"])} | ({"again": True} if message.get("again") else {})
             case other:
                 raise ProtocolError(f"unknown message {other!r}")
         return None
@@ -75,11 +122,14 @@ class Desk:
         name = message["stage"]
         with transaction(read_only=True) as session:
             manifest = stages.lookup(session, self.lease.job_id, name)
+            taken = self.fork is not None and lineage.taken(session, self.lease.job_id, name) is not None
         if manifest is not None:
             try:
-                return {"manifest": manifest, "path": str(self._folder(name, manifest))}
+                return {"manifest": manifest, "path": str(self._folder(name, manifest)), "taken": taken}
             except BlobError as problem:
                 self._forget(name, problem, partial(stages.forget_stage, lease=self.lease, name=name))
+        elif answer := self._take(name):
+            return answer
         if not self.lease.helper:
             self._show(name, 0, 0)
             with transaction() as session:
@@ -94,24 +144,67 @@ class Desk:
         payload = json.loads((folder / "payload.json").read_bytes())
         if manifest["type"] == "Adapter":
             manifest["summary"] = {key: payload[key] for key in ("steps", "trained_tokens", "final_loss")}
+        crash_point("stage.stored")
         with transaction() as session:
             stages.commit_stage(session, self.lease, name, manifest, payload, seconds)
             add_event(session, self.lease.job_id, f"{name} finished in {seconds:.1f} s", data={"stage": name})
+        crash_point("stage.committed")
+        discard_dropped(self.lease.job_id)
         self._own[name] = folder
         return {"ok": True}
+
+    # --- what an earlier job has ------------------------------------------------------------------------------------
+
+    def _takes(self, name: str) -> bool:
+        return self.fork is not None and not self.lease.helper and name in self.fork["taken_over"]
+
+    def _take(self, name: str) -> Answer | None:
+        """The stage's output as the forked job made it, recorded as this job's own. None: there is none, or not readable."""
+        if not self.fork or not self._takes(name):
+            return None
+        source = self.fork["job"]
+        with transaction(read_only=True) as session:
+            found = lineage.earlier_stage(session, source, name)
+        if found is None:
+            return None
+        manifest, seconds = found
+        try:
+            folder = self._folder(name, manifest)
+        except BlobError as problem:
+            self._forget(name, problem, lambda _session: None)
+            return None
+        payload = json.loads((folder / "payload.json").read_bytes())
+        with transaction() as session:
+            lineage.take_stage(session, self.lease, name, source, manifest, payload, seconds)
+            message = f"{name} taken over from {source}"
+            add_event(session, self.lease.job_id, message, data={"stage": name, "job": source})
+        return {"manifest": manifest, "path": str(folder), "taken": True}
 
     # --- chunks ----------------------------------------------------------------------------------------------------
 
     def _open(self, message: Message) -> Answer:
         if self.lease.helper:
             raise ProtocolError("a helper opens no stage")
+        self._chunked.add(message["stage"])
+        name, cut = message["stage"], (message["chunks"], message["items"])
+        if not self._takes(name):
+            with transaction() as session:
+                stages.open_stage(session, self.lease, name, *cut)
+            crash_point("stage.opened")
+            return {"ok": True}
+        source = str(self.fork["job"]) if self.fork else ""
         with transaction() as session:
-            stages.open_stage(session, self.lease, message["stage"], message["chunks"], message["items"])
-        return {"ok": True}
+            new = lineage.take_chunks(session, self.lease, name, source, *cut)
+            taken = lineage.taken(session, self.lease.job_id, name)
+            if new:
+                text = f"{taken} of {cut[0]} chunks of {name} taken over from {source}"
+                add_event(session, self.lease.job_id, text, data={"stage": name, "job": source})
+        return {"ok": True} | ({} if taken is None else {"taken": taken})
 
     def _claim(self, message: Message) -> Answer:
         with transaction() as session:
             claimed = stages.claim_chunk(session, self.lease, message["stage"])
+        crash_point("chunk.claimed")
         if claimed.chunk is not None:
             return {"chunk": claimed.chunk}
         return {"wait": settings().heartbeat_seconds / 2} if claimed.wait else {"done": claimed.done}
@@ -119,14 +212,28 @@ class Desk:
     def _commit_chunk(self, message: Message) -> Answer:
         name, number, seconds = message["stage"], message["chunk"], message["seconds"]
         folder, manifest = self._store(message)
-        with transaction() as session:
-            done, total = stages.commit_chunk(session, self.lease, name, number, manifest, seconds)
-            if done == total:
-                add_event(session, self.lease.job_id, f"{name} finished, {total} chunks", data={"stage": name})
+        crash_point("chunk.stored")
+        try:
+            with transaction() as session:
+                done, total = stages.commit_chunk(session, self.lease, name, number, manifest, seconds)
+                if done == total:
+                    add_event(session, self.lease.job_id, f"{name} finished, {total} chunks", data={"stage": name})
+        except stages.ChunkLost:
+            return self._too_late(name, number)
+        crash_point("chunk.committed")
         self.chunks_done += 1
         self._own[_chunk_name(name, number)] = folder
         self._show(name, done, total)
         return {"ok": True}
+
+    def _too_late(self, name: str, number: int) -> Answer:
+        """A chunk somebody else took when its lease was over (this machine stood still): the run itself goes on."""
+        with transaction() as session:
+            hold(session, self.lease)
+            text = f"chunk {number} of {name} came too late from {self.lease.worker}: another worker has taken it"
+            data = {"stage": name, "chunk": number, "code": "chunk_lost"}
+            add_event(session, self.lease.job_id, text, level="warn", data=data)
+        return {"ok": False}
 
     def _lookup_chunks(self, message: Message) -> Answer:
         name = message["stage"]
@@ -145,6 +252,10 @@ class Desk:
     def _seconds(self, _message: Message) -> Answer:
         with transaction(read_only=True) as session:
             return {"seconds": stages.stage_seconds(session, self.lease.job_id)}
+
+    def _halved(self, _message: Message) -> Answer:
+        with transaction(read_only=True) as session:
+            return {"notes": warned_of(session, self.lease.job_id, "batch_halved")}
 
     # --- files, progress, events ----------------------------------------------------------------------------------
 

@@ -2,22 +2,28 @@
 
 - Doorbells: rows of the outbox become messages. Nobody else talks to the broker, so nobody else waits for it.
 - Sweep: jobs of workers that went silent go back to the queue.
+- Orphans: bytes that nobody names go (orphans.py).
 - Idle (workers only): look for work without having been called. A dead broker costs latency, never a job.
 """
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
+from models.crash import crash_point
 from models.db import transaction
 from models.queries.leases import sweep
 from models.queries.outbox import put_back, take_waiting
 from models.settings import settings
+from worker import orphans
 from worker.app import publish
+from worker.saves import discard_dropped
 
 log = logging.getLogger(__name__)
 
 PAUSE_AFTER_ERROR_SECONDS = 5.0
+TOLD_AGAIN_SECONDS = 60.0  # that the broker takes nothing is tried every second and said every minute
 
 
 class Every(threading.Thread):
@@ -59,6 +65,7 @@ class Housekeeper:
         self._threads = [
             Every("doorbells", periods.heartbeat_seconds / 2, ring_waiting),
             Every("sweep", periods.sweep_seconds, sweep_silent),
+            Every("orphans", orphans.LOOK_SECONDS, orphans.collect),
         ]
         if self._idle:
             self._threads.append(Every("idle", periods.sweep_seconds, self._idle))
@@ -78,6 +85,26 @@ class Housekeeper:
         self._threads = []
 
 
+class Complaint:
+    """That the broker takes no doorbells, said at first and then now and then."""
+
+    def __init__(self) -> None:
+        self._said_at: float | None = None
+
+    def told(self, problem: Exception) -> None:
+        if self._said_at is None or time.monotonic() - self._said_at >= TOLD_AGAIN_SECONDS:
+            self._said_at = time.monotonic()
+            log.warning("the broker took no doorbells: %s", problem)
+
+    def over(self) -> None:
+        if self._said_at is not None:
+            log.info("the broker takes doorbells again")
+        self._said_at = None
+
+
+_silent = Complaint()
+
+
 def ring_waiting() -> None:
     """Rings every waiting doorbell; what the broker does not take waits for the next time."""
     while True:
@@ -85,10 +112,13 @@ def ring_waiting() -> None:
             taken = take_waiting(session)
         if not taken:
             return
+        crash_point("outbox.taken")
         try:
             publish([job_id for _, job_id in taken])
+            crash_point("outbox.rung")
+            _silent.over()
         except Exception as problem:  # any of kombu's, redis' and the socket's: all of them mean "not now"
-            log.warning("the broker took no doorbells: %s", problem)
+            _silent.told(problem)
             with transaction() as session:
                 put_back(session, [row for row, _ in taken])
             return
@@ -97,5 +127,8 @@ def ring_waiting() -> None:
 def sweep_silent() -> None:
     with transaction() as session:
         freed = sweep(session)
-    for job_id in freed:
-        log.warning("the worker of %s went silent", job_id)
+        crash_point("sweep.before_commit")
+    crash_point("sweep.after_commit")
+    discard_dropped()
+    for job_id, tenant in freed.items():
+        log.warning("the worker of %s went silent", job_id, extra={"job_id": job_id, "tenant": tenant})

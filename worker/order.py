@@ -9,38 +9,44 @@ from models.db import transaction
 from models.queries.leases import Lease
 from models.queries.orders import job_order
 from models.settings import settings
-
-
-class LmGone(Exception):
-    """The job's language model is no longer among those the operator offers."""
-
-    def __init__(self, name: str) -> None:
-        known = ", ".join(sorted(settings().base_lms))
-        super().__init__(f"This worker has no language model {name!r}; it has {known}.")
+from models.tables import File
+from worker.places import lm_cache, lm_place, places
 
 
 def write_order(lease: Lease, scratch: Path) -> dict[str, Any]:
-    """Fetches the job's files into `scratch` and says where everything is. Raises BlobError and LmGone."""
+    """Fetches the job's files into `scratch` and says where everything is. Raises BlobError and NotHere."""
     with transaction(read_only=True) as session:
         job = job_order(session, lease.job_id)
     here = settings()
-    if job.base_lm not in here.base_lms:
-        raise LmGone(job.base_lm)
-    files = {}
-    for role, file in job.files.items():
-        path = scratch / "files" / role
-        blobs().fetch(file.sha256, path)
-        files[role] = {"path": str(path), "filename": file.filename, "options": file.options}
+    base = lm_place(job.base_lm)
+    files = {role: _fetched(file, scratch / "files" / role) for role, file in job.files.items()}
+    start = None
+    if job.start:
+        for name, sha256 in job.start.files.items():
+            blobs().fetch(sha256, scratch / "start" / name)
+        learned = [_fetched(file, scratch / "files" / f"earlier-{n}") for n, file in enumerate(job.start.trained_on)]
+        start = {"job": job.start.job_id, "path": str(scratch / "start"), "trained_on": learned}
     return {
         "job": lease.job_id,
+        "token": lease.token,
+        "tenant": lease.tenant,  # for the log
         "assist": lease.helper,
+        "checkpoints": {"seconds": here.checkpoint_seconds, "steps": here.checkpoint_steps},
         "worker_pid": os.getpid(),
         "scratch": str(scratch),
         "spec": job.spec,
         "files": files,
-        "base": here.base_lms[job.base_lm],
+        "start": start,
+        "fork": job.fork,
+        "outside": places(lease.job_id, job.spec, scratch),
+        "base": base,
         "name": job.base_lm,
-        "cache": str(here.data_dir.resolve() / "lms"),
+        "cache": str(lm_cache()),
         "device": here.device,
         "threads": here.threads,
     }
+
+
+def _fetched(file: File, path: Path) -> dict[str, Any]:
+    blobs().fetch(file.sha256, path)
+    return {"path": str(path), "filename": file.filename, "options": file.options}

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import select
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,8 @@ from models.settings import runner_environment
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parents[1]
+PIECE_BYTES = 1 << 16
+LOOK_SECONDS = 1.0  # how long a pipe may be silent before a look at whether its runner lives
 
 
 class Runner:
@@ -31,30 +34,44 @@ class Runner:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
-            text=True,
-            encoding="utf-8",
+            bufsize=0,
         )
         self.pid = self._process.pid
 
     def say(self, message: Mapping[str, Any]) -> None:
         """A runner that is gone hears nothing; that it is gone, `messages` and `wait` tell."""
         assert self._process.stdin
+        line = memoryview((json.dumps(message) + "\n").encode())
         with suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(message) + "\n")
-            self._process.stdin.flush()
+            while line:
+                line = line[self._process.stdin.write(line) :]
 
     def messages(self) -> Iterator[dict[str, Any]]:
-        """What it says, until it has closed its end."""
+        """What it says, until it has closed its end, or is dead and silent: something else may hold the pipe open for ever."""
         assert self._process.stdout
-        for line in self._process.stdout:
-            yield json.loads(line)
+        pipe, begun = self._process.stdout.fileno(), b""
+        ready = select.poll()
+        ready.register(pipe, select.POLLIN)
+        while True:
+            if ready.poll(LOOK_SECONDS * 1000):
+                piece = os.read(pipe, PIECE_BYTES)
+                if not piece:
+                    break
+                *lines, begun = (begun + piece).split(b"\n")
+                for line in lines:
+                    yield json.loads(line)
+            elif self._process.poll() is not None:
+                break
+        if begun:  # it died in the middle of a word
+            log.warning("the runner ended within a line of %d bytes", len(begun))
 
-    def kill(self, grace_seconds: float) -> None:
-        """SIGTERM to the whole group, SIGKILL after the grace; returns when the runner is gone. May be called twice."""
-        if grace_seconds:
-            self._signal(signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(grace_seconds)
+    def tell_to_stop(self) -> None:
+        """It finishes its step or chunk, leaves a checkpoint and goes (runner.py)."""
+        with suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """The whole group, at once, also when it is stopped or hangs; returns when the runner is gone. May be called twice."""
         self._signal(signal.SIGKILL)
         self._process.wait()
 

@@ -7,34 +7,54 @@ in the service.
 
 import ctypes
 import fcntl
+import logging
 import os
+import shutil
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from models import logs
+from models.crash import crash_point
 from worker.keep import NothingToDo, Pipe, PipeKeep, open_pipe
-from worker.semisup.errors import SemisupError, Stopped
+from worker.room import out_of_room
+from worker.semisup.data import Folder
+from worker.semisup.errors import NonFiniteLoss, SemisupError, Stopped
+from worker.semisup.shelf import Every
+
+log = logging.getLogger(__name__)
 
 Order = Mapping[str, Any]  # what supervisor.order() writes
 PR_SET_PDEATHSIG = 1
 DEFAULT_CHUNK_SIZE = 64
+LAST_GOOD = "last-good"
 
 
 def main(run: Callable[[Order, PipeKeep], None] | None = None) -> int:
     """Exit status 0 when the worker was told how it ended. `run` is the job; tests put a shorter one in its place."""
     _die_with_the_worker()
     pipe = open_pipe()
+    logs.start("runner")
     try:
         order = pipe.read()
         if os.getppid() != order["worker_pid"]:
             return 1  # the worker died before its death could reach us
+        logs.note(job_id=order["job"], tenant=order["tenant"])
+        crash_point("order.read")
         chunk_size = order["spec"].get("propagation", {}).get("chunk_size", DEFAULT_CHUNK_SIZE)
-        keep = PipeKeep(pipe, Path(order["scratch"]), chunk_size=chunk_size, assist=order["assist"])
-        _tell_how_it_ends(pipe, lambda: (run or run_semisup)(order, keep))
+        keep = PipeKeep(
+            pipe,
+            Path(order["scratch"]),
+            chunk_size=chunk_size,
+            assist=order["assist"],
+            every=Every(**order["checkpoints"]),
+            tag=f"{order['job']}/t{order['token']}",
+        )
+        _stop_when_told(keep)
+        _tell_how_it_ends(pipe, keep, lambda: (run or run_semisup)(order, keep))
     except Stopped:
         return 1
     return 0
@@ -43,29 +63,55 @@ def main(run: Callable[[Order, PipeKeep], None] | None = None) -> int:
 def run_semisup(order: Order, keep: PipeKeep) -> None:
     from worker.semisup.inputs import Source, load_inputs  # torch takes seconds, and a wrong order needs none of them
     from worker.semisup.job import run_job
+    from worker.semisup.lengths import check_responses
     from worker.semisup.lm import Lab
+    from worker.semisup.outside import open_outside
     from worker.semisup.spec import load_spec
+    from worker.semisup.start import go_on
 
     spec = load_spec(order["spec"])
     files = {
         role: Source(Path(file["path"]), file["filename"], file["options"]) for role, file in order["files"].items() if file
     }
-    held_out = files.get("test") or files.get("validation")
-    inputs = load_inputs(spec, files["labeled"], files.get("unlabeled"), held_out)
+    inputs = load_inputs(spec, files["labeled"], files.get("unlabeled"), files.get("test"), files.get("validation"))
+    start, split, notes = None, inputs.split, list(inputs.notes)
+    if before := order["start"]:
+        learned = [Source(Path(file["path"]), file["filename"], file["options"]) for file in before["trained_on"]]
+        start, split, more = go_on(spec, split, Path(before["path"]), before["job"], learned)
+        notes += more
     if not order["assist"]:
-        for note in inputs.notes:
+        for note in notes:
             keep.note(note)
     cache = Path(order["cache"])
-    with _alone(cache):  # two runners must not build the bundled LM into one folder
-        lab = Lab(
-            order["base"],
-            name=order["name"],
-            cache=cache,
-            device=order["device"],
-            threads=order["threads"],
-            tick=keep.tick,
-        )
-    run_job(spec, inputs.split, lab=lab, keep=keep, gold=inputs.gold, notes=inputs.notes)
+    with open_outside(order["outside"]) as outside:
+        with _alone(cache):  # two runners must not build the bundled LM into one folder
+            lab = Lab(
+                order["base"],
+                name=order["name"],
+                cache=cache,
+                device=order["device"],
+                threads=order["threads"],
+                tick=keep.tick,
+                shelf=keep.shelf,
+                outside=outside,
+            )
+            for name in outside.lms:
+                lab.beside(name)
+        check_responses(lab, inputs, files["labeled"])
+        fork = order["fork"]
+    outcome = run_job(
+        spec,
+        split,
+        lab=lab,
+        keep=keep,
+        gold=inputs.gold,
+        notes=notes,
+        shared=inputs.shared,
+        start=start,
+        late_notes=lambda: [*([f"{keep.taken_over()} taken over from {fork['job']}."] if fork else []), *keep.halved()],
+    )
+    if outcome.decision.reason == "worse" and not order["assist"]:
+        keep.note(str(outcome.report.body["summary"]))  # the adapter of this name is the labels-only one: worth an event
 
 
 @contextmanager
@@ -76,18 +122,43 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _tell_how_it_ends(pipe: Pipe, job: Callable[[], None]) -> None:
+def _stop_when_told(keep: PipeKeep) -> None:
+    """SIGTERM: the step or the chunk is finished, a checkpoint left. Until now there was nothing to lose."""
+
+    def stop(_number: int, _frame: object) -> None:
+        keep.shelf.stop = True
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+def keep_last_good(keep: PipeKeep, problem: NonFiniteLoss) -> None:
+    """What a training had before its numbers went wrong, else the newest adapter of the job, becomes an artefact."""
+    good = problem.last_good or keep.shelf.adapter
+    if good is None:
+        return
+    folder = keep.scratch / LAST_GOOD
+    shutil.copytree(good.path, folder / f"{LAST_GOOD}-adapter")
+    keep(LAST_GOOD, lambda: Folder(str(folder), good.sha256))
+    keep.note(f"The last good adapter, {good.steps} steps of {problem.stage} or of a stage before it, is kept as an artefact.")
+
+
+def _tell_how_it_ends(pipe: Pipe, keep: PipeKeep, job: Callable[[], None]) -> None:
     try:
         job()
+        crash_point("job.done")
     except NothingToDo:
         pipe.tell(tell="finished")
     except Stopped:
-        raise
+        if not keep.shelf.stop:
+            raise
+        pipe.tell(tell="stopped")
     except SemisupError as problem:
-        traceback.print_exc()
-        pipe.tell(tell="failed", error=_wire(problem))
+        log.exception("the job was refused")
+        if isinstance(problem, NonFiniteLoss):
+            keep_last_good(keep, problem)
+        pipe.tell(tell="failed", error=_wire(problem), again=problem.again)
     except Exception as problem:
-        traceback.print_exc()
+        log.exception("the job stopped on an unexpected error")
         pipe.tell(tell="failed", error=_unexpected(problem))
     else:
         pipe.tell(tell="finished")
@@ -99,8 +170,13 @@ def _wire(problem: SemisupError) -> dict[str, Any]:
 
 
 def _unexpected(problem: Exception) -> dict[str, Any]:
-    """Out of memory is the operator's or the spec's matter; anything else is a bug of ours, its trace is in the log."""
-    if isinstance(problem, MemoryError) or type(problem).__name__ == "OutOfMemoryError":
+    """Out of memory is the operator's or the spec's matter; anything else is a bug of ours, its trace is in the log.
+
+    A full disk is neither: the worker gives the job back and counts nothing (supervisor.py).
+    """
+    if out_of_room(problem):
+        return {"code": "storage_full", "message": "The runner has no room on its disk.", "param": None, "hint": None}
+    if isinstance(problem, MemoryError) or type(problem).__name__ == "OutOfMemoryError":  # torch's, unimported
         hint = "Lower hyperparameters.micro_batch_size or max_length, or run it on a larger device."
         return {"code": "out_of_memory", "message": "The job ran out of memory.", "param": None, "hint": hint}
     message = f"The job stopped on an unexpected {type(problem).__name__}; the worker's log holds the details."

@@ -14,7 +14,7 @@ BASE_CREATED = 0  # base language models come with the server: OpenAI's shape wa
 
 
 def listing(caller: Caller) -> ListOf[ModelObject]:
-    with transaction(read_only=True) as session:
+    with transaction(tenant=caller.tenant_id, read_only=True) as session:
         adapters = jobs.finished_adapters(session, caller.tenant_id)
     return list_of([_base(name) for name in sorted(settings().base_lms)] + [_adapter(row) for row in adapters])
 
@@ -22,7 +22,7 @@ def listing(caller: Caller) -> ListOf[ModelObject]:
 def retrieve(caller: Caller, name: str) -> ModelObject:
     if name in settings().base_lms:
         return _base(name)
-    with transaction(read_only=True) as session:
+    with transaction(tenant=caller.tenant_id, read_only=True) as session:
         row = jobs.get_adapter(session, caller.tenant_id, name)
     if row is None:
         raise _no_model(name)
@@ -37,7 +37,7 @@ def delete(caller: Caller, name: str) -> Deleted:
             param="model",
             hint="The operator removes it from SEMIFT_BASE_LMS.",
         )
-    with transaction() as session:
+    with transaction(tenant=caller.tenant_id) as session:
         if not jobs.hide_adapter(session, caller.tenant_id, name):
             raise _no_model(name)
     return Deleted(id=name, object="model")

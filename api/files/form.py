@@ -14,8 +14,9 @@ from fastapi import Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import FormData, UploadFile
 
-from api.bodies import parse_object, reject_bad_values
-from api.errors import BadRequest, UnsupportedMedia
+from api.bodies import check_media, parse_object, reject_bad_values
+from api.deps import Slot
+from api.errors import BadRequest
 from api.files.schemas import PURPOSES
 from api.middleware import FORM_OVERHEAD_BYTES, file_too_large
 from api.problems import checked, did_you_mean
@@ -45,14 +46,8 @@ class Upload:
     expires_after: float | None  # seconds
 
 
-async def upload_form(request: Request) -> AsyncIterator[Upload]:
-    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media != "multipart/form-data":
-        raise UnsupportedMedia(
-            f"Content-Type {media[:80]!r} is not read here.",
-            code="unsupported_media_type",
-            hint="Accepted: multipart/form-data.",
-        )
+async def upload_form(request: Request, _slot: Slot) -> AsyncIterator[Upload]:
+    check_media(request, "multipart/form-data")
     length, limit = request.headers.get("content-length", ""), settings().max_file_bytes
     if length.isdecimal() and int(length[:20]) > limit + FORM_OVERHEAD_BYTES:
         raise file_too_large(limit)
@@ -60,7 +55,7 @@ async def upload_form(request: Request) -> AsyncIterator[Upload]:
         yield read_form(form)
 
 
-UploadForm = Annotated[Upload, Depends(upload_form)]
+UploadForm = Annotated[Upload, Depends(upload_form, scope="function")]
 
 
 def read_form(form: FormData) -> Upload:

@@ -27,9 +27,9 @@ def is_result(file_id: str) -> bool:
 def artifact(tenant_id: str, file_id: str) -> RowMapping:
     """The artefact behind a result's file id. Raises NotFound for one of another tenant, as for none."""
     job_id, path = _decode(file_id)
-    with transaction(read_only=True) as session:
+    with transaction(tenant=tenant_id, read_only=True) as session:
         mine = jobs.get_job(session, tenant_id, job_id) is not None
-        row = evidence.get_artifact(session, job_id, path) if mine else None
+        row = evidence.get_artifact(session, tenant_id, job_id, path) if mine else None
     if row is None:
         raise NotFound("No such result file.", code="file_not_found", param="file_id", hint="See result_files of the job.")
     return row

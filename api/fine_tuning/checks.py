@@ -4,23 +4,18 @@ Every size: the model is offered, files exist, were read without errors and are 
 needed. Files small enough to have been validated inline are also compared row by row; larger ones the runner compares.
 """
 
-import tempfile
 from collections.abc import Mapping
-from contextlib import ExitStack
-from pathlib import Path
 from typing import NamedTuple
 
 from sqlalchemy import RowMapping
 
 from api.errors import BadRequest, Conflict
+from api.files.reading import readers_wanted
 from api.fine_tuning.order import Order
 from api.problems import did_you_mean
-from models.blobs import blobs
 from models.settings import settings
 from models.status import FileStatus
-from worker.semisup.data import Example
-from worker.semisup.ingest.findings import Finding
-from worker.semisup.ingest.load import check_split, read_labeled, read_unlabeled
+from worker import parsing
 from worker.semisup.spec import LabelAnswer
 
 SHOWN_MODELS = 20
@@ -61,7 +56,12 @@ def check_distinct(order: Order) -> None:
             )
 
 
-def missing_file(param: str, file_id: str) -> BadRequest:
+def missing_file(param: str, file_id: str, owner: str | None = None) -> BadRequest:
+    """`owner` is the earlier job that the order has the file from."""
+    if owner is not None:
+        message = f"The {param} of {owner}, {file_id}, was deleted."
+        hint = "Upload it again and go on with from_job: a fork needs its job's own files."
+        return BadRequest(message, code="file_not_found", param=param, hint=hint)
     shown = file_id[:64].encode("ascii", "backslashreplace").decode()
     return BadRequest(f"'{param}': no file '{shown}'.", code="file_not_found", param=param, hint="Upload it: POST /v1/files.")
 
@@ -149,30 +149,16 @@ def _check_answers(order: Order, training: RowMapping) -> None:
 
 def _compare(order: Order, rows: Mapping[str, RowMapping]) -> list[Warned]:
     """Row against row: what two files share, classes with one member. Errors raise, warnings are returned."""
-    spool = settings().data_dir.resolve() / "spool"
-    spool.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=spool)))
-
-        def local(param: str) -> tuple[Path, str, dict[str, object]]:
-            row, path = rows[param], folder / param
-            blobs().fetch(row["sha256"], path)
-            return path, row["filename"], row["options"]
-
-        labeled = read_labeled(*local("training_file"))
-        unlabeled_param = order.params["unlabeled_file"]
-        unlabeled = read_unlabeled(*local(unlabeled_param))[0] if unlabeled_param in rows else ()
-        held_out: dict[str, tuple[Example, ...]] = {
-            param: read_labeled(*local(param), "t") for param in ("validation_file", order.params["test_file"]) if param in rows
-        }
-    allow = () if order.spec.evaluation.on_leakage == "error" else ("test_leakage",)
-    findings: list[tuple[str, Finding]] = []
-    for param, examples in held_out.items() or {"training_file": ()}.items():
-        findings += [(param, finding) for finding in check_split(labeled, unlabeled, examples, allow=allow)]
-    for param, finding in findings:
+    roles = {"labeled": "training_file", "unlabeled": order.params["unlabeled_file"], "test": order.params["test_file"]}
+    roles["validation"] = "validation_file"
+    named = {role: rows[param] for role, param in roles.items() if param in rows}
+    sources = {role: parsing.Source(row["sha256"], row["filename"], row["options"]) for role, row in named.items()}
+    allow = () if order.spec.evaluation.on_leakage == "error" else ("test_leakage", "validation_leakage")
+    with readers_wanted():
+        findings = parsing.compare(sources, allow)
+    at_fault = {"test_leakage": roles["test"], "validation_leakage": "validation_file"}
+    for finding in findings:
         if finding.severity == "error":
+            param = at_fault.get(finding.code, "training_file")
             raise BadRequest(finding.message, code=finding.code, param=param, hint=finding.fix)
-    data = {
-        finding.message: Warned(finding.message, finding.model_dump(mode="json", exclude_none=True)) for _, finding in findings
-    }
-    return list(data.values())
+    return [Warned(finding.message, finding.model_dump(mode="json", exclude_none=True)) for finding in findings]

@@ -7,17 +7,20 @@ that drop unknown keys;  and OpenAI's own `hyperparameters` and `seed`, which ar
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from api.errors import BadRequest
+from api.fine_tuning.lineage import ROLES, Before, Find, check_start, find_before, inherited_files, laid_over
 from api.fine_tuning.schemas import JobCreate, SemiSupervised
-from api.problems import checked
+from api.problems import as_one, checked
 from worker.semisup.spec import JobSpec
 
 CARRIER = "semi."
 FILES = ("unlabeled_file", "test_file")
+EARLIER = ("from_job", "fork")
 SEMI = "method.semi_supervised"
+PLAIN = ("hyperparameters", "seed", "test_file", *EARLIER)  # what a job without unlabeled rows may say too
 
 Path = tuple[str, ...]
 
@@ -34,6 +37,8 @@ class Order:
     method_type: str  # as the client said it: a strictly typed one must read its own words back
     spec: JobSpec
     params: Mapping[str, str]  # where in the request the unlabeled file, the test file and propagation.k stood
+    before: Before = field(default_factory=Before)  # the earlier jobs it builds on
+    inherited: Mapping[str, str] = field(default_factory=dict)  # role of a file that was not given -> whose it is
 
     def file_ids(self) -> dict[str, str]:
         """Request field -> file id, of every file the job reads."""
@@ -46,8 +51,11 @@ class Order:
         return {param: file_id for param, file_id in named.items() if file_id is not None}
 
 
-def read_order(body: Mapping[str, Any]) -> Order:
-    """Raises BadRequest naming every field at fault, or both fields that contradict each other."""
+def read_order(body: Mapping[str, Any], find: Find) -> Order:
+    """Raises BadRequest naming every field at fault, or both fields that contradict each other.
+
+    `find` looks up the earlier jobs an order names; Conflict is raised for one in the wrong state.
+    """
     body = _without_nulls(body)
     asked = checked(JobCreate, body)
     if asked.integrations:
@@ -63,20 +71,40 @@ def read_order(body: Mapping[str, Any]) -> Order:
     leaves = _merged(body, carried)
     merged = _nested({path: value for path, (value, _) in leaves.items()})
     params = {path[-1]: where for path, (_, where) in leaves.items() if path[0] in FILES or path == ("propagation", "k")}
-    unlabeled, test = (merged.pop(name, None) for name in FILES)
-    method_type = _method_type(asked, leaves, unlabeled)
+    stood = {".".join(path): where for path, (_, where) in leaves.items() if path[0] in EARLIER}
+    stood = {**stood, "fork": stood.get("fork.job", "fork.job")}
+    given = {name: merged.pop(name, None) for name in FILES}
+    given |= {"training_file": asked.training_file, "validation_file": asked.validation_file}
+    before = find_before(find, asked.model, merged.pop("from_job", None), merged.pop("fork", {}), stood)
+    left = inherited_files(before, given, params)
+    files = given | left
+    _check_needed({"model": before.model, "training_file": files["training_file"]})
+    method_type = _method_type(asked, leaves, files["unlabeled_file"])
+    spec = checked(JobSpec, laid_over(before, merged), SEMI)
+    check_start(before, spec, files)
+    whose = before.forked if before.forked is not None else before.start
     return Order(
-        model=asked.model,
-        training_file=asked.training_file,
-        validation_file=asked.validation_file,
-        unlabeled_file=unlabeled,
-        test_file=test,
+        **{role: files[role] for role in ROLES},
+        model=str(before.model),
         suffix=asked.suffix,
         metadata=dict(asked.metadata or {}),
         method_type=method_type,
-        spec=checked(JobSpec, merged, SEMI),
+        spec=spec,
         params={"k": f"{SEMI}.propagation.k", "unlabeled_file": "unlabeled_file", "test_file": "test_file", **params},
+        before=before,
+        inherited={role: whose["id"] for role, file_id in left.items() if file_id} if whose is not None else {},
     )
+
+
+def _check_needed(given: Mapping[str, str | None]) -> None:
+    """What an order must say where no earlier job says it."""
+    missing = [
+        {"code": "missing_field", "param": name, "message": f"'{name}' is required.", "hint": f"Add '{name}'."}
+        for name, value in given.items()
+        if value is None
+    ]
+    if missing:
+        raise as_one(missing)
 
 
 def _method_type(asked: JobCreate, leaves: Mapping[Path, tuple[Any, str]], unlabeled: str | None) -> str:
@@ -90,7 +118,7 @@ def _method_type(asked: JobCreate, leaves: Mapping[Path, tuple[Any, str]], unlab
         )
     if unlabeled is not None:
         return said or "semi_supervised"
-    only_semi = [where for path, (_, where) in leaves.items() if path[0] not in ("hyperparameters", "seed", "test_file")]
+    only_semi = [where for path, (_, where) in leaves.items() if path[0] not in PLAIN]
     if said == "semi_supervised" or only_semi:
         because = f"'{only_semi[0]}' is given" if only_semi else "'method.type' is semi_supervised"
         raise BadRequest(
@@ -109,7 +137,7 @@ def _merged(body: Mapping[str, Any], carried: Mapping[str, Any]) -> dict[Path, t
         (SEMI, method.get("semi_supervised", {})),
         ("semi_supervised", body.get("semi_supervised", {})),
         (f"metadata.{CARRIER[:-1]}", carried),
-        ("", {name: body[name] for name in (*FILES, "seed", "hyperparameters") if name in body}),
+        ("", {name: body[name] for name in (*FILES, *EARLIER, "seed", "hyperparameters") if name in body}),
         ("method.supervised", method.get("supervised", {})),
     ]
     found: dict[Path, tuple[Any, str]] = {}

@@ -5,15 +5,16 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from api.bodies import JsonBody
-from api.deps import After, CallerDep, PageOf10, PageOf20
+from api.deps import After, PageOf10, PageOf20, Reader, Submitter
 from api.downloads import download
 from api.fine_tuning import evidence, service
 from api.fine_tuning.evidence import SampleFilter
 from api.fine_tuning.schemas import Artifact, Checkpoint, Event, FineTuningJob, JobCreate, Round, Sample, Stage
-from api.wire import ListOf, refusals
+from api.once import OnceDep
+from api.wire import KEYED, ListOf, refusals
 from models.queries.evidence import SampleOrder
 
-router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine_tuning"])
+router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine_tuning"], responses=KEYED)
 
 CREATE_BODY = {
     "requestBody": {"required": True, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/JobCreate"}}}}
@@ -42,60 +43,74 @@ def _samples(
     return SampleFilter(round, verdict, min_mean_nll, max_mean_nll, order, after, limit)
 
 
-@router.post("", operation_id="createFineTuningJob", responses=refusals(400, 409, 413, 415), openapi_extra=CREATE_BODY)
-def create_job(caller: CallerDep, body: JsonBody) -> FineTuningJob:
-    return service.create(caller, body)
+@router.post(
+    "",
+    operation_id="createFineTuningJob",
+    response_model=FineTuningJob,
+    responses=refusals(400, 409, 413, 415, 422),
+    openapi_extra=CREATE_BODY,
+)
+def create_job(caller: Submitter, body: JsonBody, once: OnceDep) -> FineTuningJob | Response:
+    return service.create(caller, body, once)
 
 
 @router.get("", operation_id="listFineTuningJobs", responses=refusals(400))
-def list_jobs(
-    caller: CallerDep, page: PageOf20, metadata: Annotated[dict[str, str], Depends(_metadata)]
-) -> ListOf[FineTuningJob]:
+def list_jobs(caller: Reader, page: PageOf20, metadata: Annotated[dict[str, str], Depends(_metadata)]) -> ListOf[FineTuningJob]:
     return service.listing(caller, metadata, page)
 
 
 @router.get("/{job_id}", operation_id="retrieveFineTuningJob", responses=refusals(404))
-def retrieve_job(caller: CallerDep, job_id: str) -> FineTuningJob:
+def retrieve_job(caller: Reader, job_id: str) -> FineTuningJob:
     return service.retrieve(caller, job_id)
 
 
 @router.post("/{job_id}/cancel", operation_id="cancelFineTuningJob", responses=refusals(404, 409))
-def cancel_job(caller: CallerDep, job_id: str) -> FineTuningJob:
+def cancel_job(caller: Submitter, job_id: str) -> FineTuningJob:
     return service.cancel(caller, job_id)
 
 
+@router.post("/{job_id}/pause", operation_id="pauseFineTuningJob", responses=refusals(404, 409))
+def pause_job(caller: Submitter, job_id: str) -> FineTuningJob:
+    return service.pause(caller, job_id)
+
+
+@router.post("/{job_id}/resume", operation_id="resumeFineTuningJob", responses=refusals(404, 409))
+def resume_job(caller: Submitter, job_id: str) -> FineTuningJob:
+    return service.resume(caller, job_id)
+
+
 @router.get("/{job_id}/events", operation_id="listFineTuningJobEvents", responses=refusals(400, 404))
-def list_events(caller: CallerDep, job_id: str, page: PageOf20) -> ListOf[Event]:
+def list_events(caller: Reader, job_id: str, page: PageOf20) -> ListOf[Event]:
     return evidence.events(caller, job_id, page)
 
 
 @router.get("/{job_id}/checkpoints", operation_id="listFineTuningJobCheckpoints", responses=refusals(400, 404))
-def list_checkpoints(caller: CallerDep, job_id: str, page: PageOf10) -> ListOf[Checkpoint]:
+def list_checkpoints(caller: Reader, job_id: str, page: PageOf10) -> ListOf[Checkpoint]:
     return evidence.checkpoints(caller, job_id, page)
 
 
 @router.get("/{job_id}/rounds", operation_id="listFineTuningJobRounds", responses=refusals(404))
-def list_rounds(caller: CallerDep, job_id: str) -> ListOf[Round]:
+def list_rounds(caller: Reader, job_id: str) -> ListOf[Round]:
     return evidence.rounds(caller, job_id)
 
 
 @router.get("/{job_id}/stages", operation_id="listFineTuningJobStages", responses=refusals(404))
-def list_stages(caller: CallerDep, job_id: str) -> ListOf[Stage]:
+def list_stages(caller: Reader, job_id: str) -> ListOf[Stage]:
     return evidence.stages(caller, job_id)
 
 
 @router.get("/{job_id}/samples", operation_id="listFineTuningJobSamples", responses=refusals(400, 404))
-def list_samples(caller: CallerDep, job_id: str, asked: Annotated[SampleFilter, Depends(_samples)]) -> ListOf[Sample]:
+def list_samples(caller: Reader, job_id: str, asked: Annotated[SampleFilter, Depends(_samples)]) -> ListOf[Sample]:
     return evidence.samples(caller, job_id, asked)
 
 
-@router.get("/{job_id}/samples/{query_id:path}", operation_id="retrieveFineTuningJobSample", responses=refusals(404))
-def retrieve_sample(caller: CallerDep, job_id: str, query_id: str, round: RoundNumber = None) -> Sample:
+@router.get("/{job_id}/samples/{query_id:path}", operation_id="retrieveFineTuningJobSample", responses=refusals(400, 404))
+def retrieve_sample(caller: Reader, job_id: str, query_id: str, round: RoundNumber = None) -> Sample:
     return evidence.sample(caller, job_id, query_id, round)
 
 
 @router.get("/{job_id}/artifacts", operation_id="listFineTuningJobArtifacts", responses=refusals(404))
-def list_artifacts(caller: CallerDep, job_id: str) -> ListOf[Artifact]:
+def list_artifacts(caller: Reader, job_id: str) -> ListOf[Artifact]:
     return evidence.artifacts(caller, job_id)
 
 
@@ -105,5 +120,5 @@ def list_artifacts(caller: CallerDep, job_id: str) -> ListOf[Artifact]:
     responses=refusals(404, 416),
     response_class=Response,
 )
-def artifact_content(caller: CallerDep, job_id: str, path: str, request: Request) -> Response:
+def artifact_content(caller: Reader, job_id: str, path: str, request: Request) -> Response:
     return download(request, *evidence.artifact(caller, job_id, path))

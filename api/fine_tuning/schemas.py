@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from worker.semisup.spec import JobSpec, Training
+from worker.semisup.spec import JobSpec, Spec, Training
 
 
 class Asked(BaseModel):
@@ -13,11 +13,20 @@ class Asked(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
+class Fork(Spec):
+    """The job whose stages are taken over, as far as they would compute the same."""
+
+    job: str = Field(description="A job of yours that has ended: succeeded, failed or cancelled.")
+    round: int | None = Field(None, ge=1, description="Take over no round after this one.")
+
+
 class SemiSupervised(JobSpec):
     """What is asked of a semi-supervised job: a job spec and the files it needs beside the labeled one."""
 
     unlabeled_file: str | None = Field(None, description="File id of the unlabeled rows. Without it the job is plain SFT.")
     test_file: str | None = Field(None, description="File id of labeled rows the report is made on.")
+    from_job: str | None = Field(None, description="A succeeded job of yours: training goes on from its adapter.")
+    fork: Fork | None = Field(None, description="Run an earlier job again with other settings; see docs/continue.md.")
 
 
 class Supervised(Asked):
@@ -35,13 +44,17 @@ MetadataValue = Annotated[str, Field(max_length=512)]
 
 
 class JobCreate(Asked):
-    model: str = Field(description="A base language model of this server; GET /v1/models lists them.")
-    training_file: str = Field(description="File id of the labeled rows.")
+    model: str | None = Field(
+        None, description="A base language model (GET /v1/models), or ft:… to go on from it. Needed without from_job and fork."
+    )
+    training_file: str | None = Field(None, description="File id of the labeled rows. Needed without from_job and fork.")
     validation_file: str | None = None
     unlabeled_file: str | None = Field(
         None, description="As method.semi_supervised.unlabeled_file, for strictly typed clients."
     )
     test_file: str | None = Field(None, description="As method.semi_supervised.test_file.")
+    from_job: str | None = Field(None, description="As method.semi_supervised.from_job.")
+    fork: Fork | None = Field(None, description="As method.semi_supervised.fork.")
     method: Method | None = None
     semi_supervised: SemiSupervised | None = Field(None, description="As method.semi_supervised, beside a legal method.type.")
     hyperparameters: Training | None = None
@@ -51,6 +64,13 @@ class JobCreate(Asked):
         None, description="Also a carrier: 'semi.rounds': '3' is method.semi_supervised.rounds."
     )
     integrations: list[Any] | None = Field(None, description="None are served yet.")
+
+
+class ForkOf(BaseModel):
+    job: str
+    round: int | None
+    taken_over: list[str] = Field(description="Stages of that job whose outputs this one uses again.")
+    run_again: list[str] = Field(description="Stages of that job that read something that is different here.")
 
 
 class JobError(BaseModel):
@@ -74,7 +94,7 @@ class Progress(BaseModel):
 
 
 class Queue(BaseModel):
-    position: int = Field(description="Jobs that come before this one.")
+    position: int = Field(description="Jobs of yours that come before this one.")
 
 
 class FineTuningJob(BaseModel):
@@ -93,6 +113,8 @@ class FineTuningJob(BaseModel):
     validation_file: str | None
     unlabeled_file: str | None
     test_file: str | None
+    from_job: str | None
+    fork: ForkOf | None
     result_files: list[str]
     trained_tokens: int | None
     seed: int
@@ -106,6 +128,7 @@ class FineTuningJob(BaseModel):
     progress: Progress
     queue: Queue | None
     cancel_requested_at: int | None
+    pause_requested_at: int | None
 
 
 class Event(BaseModel):
@@ -148,6 +171,7 @@ class Stage(BaseModel):
     opened_at: int
     done_at: int | None
     seconds: float | None
+    taken_from: str | None = Field(description="The job that computed it, where this one took it over.")
 
 
 class Sample(BaseModel):

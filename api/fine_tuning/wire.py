@@ -10,6 +10,7 @@ from api.fine_tuning.schemas import (
     Checkpoint,
     Event,
     FineTuningJob,
+    ForkOf,
     JobError,
     Progress,
     Queue,
@@ -20,6 +21,7 @@ from api.fine_tuning.schemas import (
 from models.status import JobStatus
 
 EVENT_PREFIX = "ftevent-"
+PAUSING = "pausing"  # the wire's word for a running job that is being put away
 
 
 def _seconds(at: float | None) -> int | None:
@@ -39,12 +41,14 @@ def job_object(row: RowMapping, result_paths: Sequence[str]) -> FineTuningJob:
         finished_at=_seconds(row["finished_at"]),
         model=row["base_lm"],
         fine_tuned_model=row["adapter_name"],
-        status=row["status"],
+        status=PAUSING if row["status"] == JobStatus.running and row["pause_requested_at"] is not None else row["status"],
         hyperparameters={name: trained[name] for name in ("n_epochs", "batch_size", "learning_rate_multiplier")},
         training_file=row["training_file"],
         validation_file=row["validation_file"],
         unlabeled_file=row["unlabeled_file"],
         test_file=row["test_file"],
+        from_job=row["from_job"],
+        fork=ForkOf.model_validate(row["fork"]) if row["fork"] else None,
         result_files=[result_id(job_id, path) for path in result_paths],
         trained_tokens=row["trained_tokens"],
         seed=spec["seed"],
@@ -57,6 +61,7 @@ def job_object(row: RowMapping, result_paths: Sequence[str]) -> FineTuningJob:
         progress=progress,
         queue=None if row["queue_position"] is None else Queue(position=row["queue_position"]),
         cancel_requested_at=_seconds(row["cancel_requested_at"]),
+        pause_requested_at=_seconds(row["pause_requested_at"]),
     )
 
 
@@ -100,6 +105,7 @@ def stage(row: RowMapping, progress: Progress) -> Stage:
         opened_at=int(row["opened_at"]),
         done_at=_seconds(row["done_at"]),
         seconds=row["seconds"],
+        taken_from=row["taken_from"],
     )
 
 

@@ -1,25 +1,33 @@
 """Can this server do its work now? One check per thing it leans on; none may hang, none may show a URL or a path."""
 
 import io
+import logging
 import platform
+import queue
+import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from contextlib import suppress
+from typing import ClassVar, NamedTuple
 
 import redis
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy.exc import OperationalError
 
 from api import VERSION
 from api.health.schemas import Check, Readiness, Version
 from api.middleware import OPENAI_VERSION
 from migrations.upgrade import config
 from models.blobs import blobs
-from models.db import engine, transaction
-from models.queries.health import answers
+from models.db import EVERYONE, engine, transaction
+from models.queries.health import answers, looks_over_the_wall
 from models.settings import settings
 
+log = logging.getLogger("semift.api")
+
 BROKER_TIMEOUT_SECONDS = 1.0
+CHECK_SECONDS = 3.0
 PROBE = b"semift readiness probe"  # stored again and again: it is one blob
 
 
@@ -30,10 +38,59 @@ class _Thing(NamedTuple):
 
 
 def readiness() -> Readiness:
-    checks = [_timed(thing) for thing in THINGS]
+    """Asks everything at once, and waits for no answer longer than CHECK_SECONDS."""
+    asked = [_Asking.of(thing) for thing in THINGS]
+    until = time.monotonic() + CHECK_SECONDS
+    checks = [asking.result(until) for asking in asked]
     if not all(check.ok for check in checks if check.required):
         return Readiness(status="not_ready", checks=checks)
     return Readiness(status="ready" if all(check.ok for check in checks) else "degraded", checks=checks)
+
+
+class _Asking(threading.Thread):
+    """One question to one thing. While it has no answer nobody asks again: what hangs costs one thread, not one a probe."""
+
+    _unanswered: ClassVar[dict[str, "_Asking"]] = {}
+    _lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, thing: _Thing) -> None:
+        super().__init__(name=f"semift-ready-{thing.name}", daemon=True)
+        self._thing, self._began, self._found = thing, time.monotonic(), queue.SimpleQueue[Check]()
+
+    @classmethod
+    def of(cls, thing: _Thing) -> "_Asking":
+        with cls._lock:
+            before = cls._unanswered.get(thing.name)
+            if before is not None and before.is_alive():
+                return before
+            asking = cls._unanswered[thing.name] = cls(thing)
+            asking.start()
+            return asking
+
+    def run(self) -> None:
+        check = _timed(self._thing)
+        with self._lock:
+            if self._unanswered.get(self._thing.name) is self:
+                del self._unanswered[self._thing.name]
+        self._found.put(check)
+
+    def result(self, until: float) -> Check:
+        try:
+            check = self._found.get(timeout=max(until - time.monotonic(), 0))
+        except queue.Empty:
+            milliseconds = round(1000 * (time.monotonic() - self._began), 1)
+            return Check(
+                name=self._thing.name, ok=False, required=self._thing.required, milliseconds=milliseconds, problem="no answer"
+            )
+        self._found.put(check)  # for the other probes that wait for it
+        return check
+
+
+def warn_of_no_wall() -> None:
+    """At start. A database that is away is no reason not to."""
+    with suppress(OperationalError), transaction(tenant=EVERYONE, read_only=True) as session:
+        if looks_over_the_wall(session):
+            log.warning("the database role is a superuser or has BYPASSRLS: row-level security does not separate the tenants")
 
 
 def version() -> Version:
@@ -51,7 +108,7 @@ def _timed(thing: _Thing) -> Check:
 
 
 def _database() -> None:
-    with transaction(read_only=True) as session:
+    with transaction(tenant=EVERYONE, read_only=True) as session:
         answers(session)
 
 

@@ -16,6 +16,7 @@ import httpx
 
 from semift import wire
 from semift.errors import ApiError, BadInput, ChecksumMismatch, SemiftError, Unreachable
+from semift.local import local_key
 
 DEFAULT_URL = "http://127.0.0.1:8642"
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
@@ -26,7 +27,10 @@ CHUNK_BYTES = 1 << 20
 
 
 class Client:
-    """Use it as a context manager, or call `close`. Raises SemiftError's subclasses, never httpx's."""
+    """Use it as a context manager, or call `close`. Without a key, that of a server on this machine is looked for.
+
+    Raises SemiftError's subclasses, never httpx's.
+    """
 
     def __init__(
         self,
@@ -37,12 +41,14 @@ class Client:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.url = url.rstrip("/")
+        here = _host(self.url) in LOOPBACK
+        api_key = api_key or (local_key() if here else "")  # which goes to nobody but this machine
         # A proxy from the environment must not come between this program and a server on the same machine.
         self._http = httpx.Client(
             base_url=self.url,
             headers={"authorization": f"Bearer {api_key}"} if api_key else {},
             timeout=httpx.Timeout(timeout_seconds, connect=5.0),
-            trust_env=_host(self.url) not in LOOPBACK,
+            trust_env=not here,
             transport=transport,
         )
 
@@ -93,6 +99,12 @@ class Client:
 
     def cancel(self, job_id: str) -> wire.Job:
         return cast(wire.Job, self._send("POST", f"{_job(job_id)}/cancel"))
+
+    def pause(self, job_id: str) -> wire.Job:
+        return cast(wire.Job, self._send("POST", f"{_job(job_id)}/pause"))
+
+    def resume(self, job_id: str) -> wire.Job:
+        return cast(wire.Job, self._send("POST", f"{_job(job_id)}/resume"))
 
     def stages(self, job_id: str) -> list[wire.Stage]:
         return cast(list[wire.Stage], self._get(f"{_job(job_id)}/stages")["data"])

@@ -12,7 +12,8 @@ from semift.client import Client
 from semift.errors import BadInput
 
 FILES = ("labeled", "unlabeled", "test")
-KEYS = (*FILES, "model", "suffix", "seed", "metadata", "dataset", "semi_supervised")
+EARLIER = ("from_job", "fork")  # an earlier job, which may bring model and files
+KEYS = (*FILES, *EARLIER, "model", "suffix", "seed", "metadata", "dataset", "semi_supervised")
 
 
 class FileRefused(BadInput):
@@ -37,9 +38,17 @@ def read_order(job_file: Path | None, flags: Mapping[str, str | None], sets: Seq
         if not equals or not name:
             raise BadInput(f"--set {item!r} is not of the form a.b=c.", hint="For example --set rounds=2.")
         _put(spec, name, _yaml(value, f"--set {item}"))
-    if not order.get("labeled"):
+    for key in EARLIER:
+        if order.get(key) is not None:
+            value = order.pop(key)
+            spec[key] = {"job": value} if key == "fork" and isinstance(value, str) else value
+    if not order.get("labeled") and not _earlier(spec):
         raise BadInput("No labeled file is given.", hint="Use --labeled FILE, or `labeled:` in job.yaml.")
     return order
+
+
+def _earlier(spec: Mapping[str, Any]) -> bool:
+    return any(spec.get(key) is not None for key in EARLIER)
 
 
 def _from_yaml(path: Path) -> dict[str, Any]:
@@ -88,10 +97,11 @@ def submit(client: Client, order: Mapping[str, Any]) -> wire.Job:
     """Uploads what is a path, uses ids as they are, creates the job. Raises FileRefused for the first file that has errors."""
     ids = {key: upload_checked(client, key, str(order[key]), order.get("dataset") or {}) for key in FILES if order.get(key)}
     spec = {**order["semi_supervised"], **{f"{key}_file": ids[key] for key in FILES[1:] if key in ids}}
+    model = order.get("model") or (None if _earlier(spec) else only_model(client))
     body = {
-        "model": order.get("model") or only_model(client),
-        "training_file": ids["labeled"],
-        "method": {"type": "semi_supervised", "semi_supervised": spec},
+        **({"model": model} if model else {}),
+        **({"training_file": ids["labeled"]} if "labeled" in ids else {}),
+        **({"semi_supervised": spec} if _earlier(spec) else {"method": {"type": "semi_supervised", "semi_supervised": spec}}),
         **{key: order[key] for key in ("suffix", "seed", "metadata") if order.get(key) is not None},
     }
     return client.create_job(body)

@@ -38,6 +38,15 @@ def command(checkout: Path, data_dir: Path | None, host: str | None, port: int |
 def run(data_dir: Path | None, host: str | None, port: int | None) -> NoReturn:
     """Becomes the server, so that signals and its exit code are its own."""
     checkout = find_checkout((Path.cwd(), Path(__file__).resolve().parent))
-    arguments = command(checkout, data_dir, host, port)
+    _exec(checkout, command(checkout, data_dir, host, port))
+
+
+def become(module: str, *arguments: str) -> NoReturn:
+    """`python -m module …` of the checkout, in this process's place."""
+    checkout = find_checkout((Path.cwd(), Path(__file__).resolve().parent))
+    _exec(checkout, [python_of(checkout), "-m", module, *arguments])
+
+
+def _exec(checkout: Path, arguments: list[str]) -> NoReturn:
     os.chdir(checkout)
     os.execv(arguments[0], arguments)

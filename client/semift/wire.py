@@ -73,6 +73,8 @@ class Job(TypedDict):
     error: dict[str, Any] | None
     training_file: str
     unlabeled_file: str | None
+    from_job: str | None
+    fork: dict[str, Any] | None
     test_file: str | None
 
 

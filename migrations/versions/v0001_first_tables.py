@@ -38,6 +38,23 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_table(
+        "api_keys",
+        sa.Column("id", sa.String(length=16), nullable=False),
+        sa.Column("tenant_id", sa.String(length=64), nullable=False),
+        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("secret_sha256", sa.String(length=64), nullable=False),
+        sa.Column("scopes", JSON, nullable=False),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("expires_at", sa.Float(), nullable=True),
+        sa.Column("revoked_at", sa.Float(), nullable=True),
+        sa.Column("last_used_at", sa.Float(), nullable=True),
+        sa.Column("window_at", sa.Float(), nullable=True),
+        sa.Column("window_used", sa.Integer(), nullable=False),
+        sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"]),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("ix_api_keys_tenant_id", "api_keys", ["tenant_id"], unique=False)
+    op.create_table(
         "files",
         sa.Column("id", sa.String(length=64), nullable=False),
         sa.Column("tenant_id", sa.String(length=64), nullable=False),
@@ -52,10 +69,23 @@ def upgrade() -> None:
         sa.Column("validation", JSON, nullable=True),
         sa.Column("expires_at", sa.Float(), nullable=True),
         sa.CheckConstraint("status in ('uploaded','processed','error','deleted')", name="file_status"),
+        sa.UniqueConstraint("tenant_id", "id", name="one_file_of_a_tenant"),
         sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"]),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("ix_files_tenant_id", "files", ["tenant_id"], unique=False)
+    op.create_table(
+        "idempotency",
+        sa.Column("tenant_id", sa.String(length=64), nullable=False),
+        sa.Column("key", sa.String(length=320), nullable=False),
+        sa.Column("fingerprint", sa.String(length=64), nullable=False),
+        sa.Column("retried", sa.Boolean(), nullable=False),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("response", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"]),
+        sa.PrimaryKeyConstraint("tenant_id", "key"),
+    )
+    op.create_index("ix_idempotency_created_at", "idempotency", ["created_at"], unique=False)
     op.create_table(
         "jobs",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -74,11 +104,14 @@ def upgrade() -> None:
         sa.Column("validation_file", sa.String(length=64), nullable=True),
         sa.Column("unlabeled_file", sa.String(length=64), nullable=True),
         sa.Column("test_file", sa.String(length=64), nullable=True),
+        sa.Column("from_job", sa.String(length=64), nullable=True),
+        sa.Column("fork", JSON, nullable=True),
         sa.Column("status", sa.String(length=24), nullable=False),
         sa.Column("error", JSON, nullable=True),
         sa.Column("progress", JSON, nullable=False),
         sa.Column("trained_tokens", sa.BigInteger(), nullable=True),
         sa.Column("cancel_requested_at", sa.Float(), nullable=True),
+        sa.Column("pause_requested_at", sa.Float(), nullable=True),
         sa.Column("lease_token", sa.BigInteger(), nullable=False),
         sa.Column("lease_until", sa.Float(), nullable=True),
         sa.Column("worker", sa.String(length=255), nullable=True),
@@ -86,16 +119,18 @@ def upgrade() -> None:
         sa.Column("next_attempt_at", sa.Float(), nullable=True),
         sa.CheckConstraint("status <> 'running' or lease_until is not null", name="running_has_lease"),
         sa.CheckConstraint(
-            "status in ('validating_files','queued','running','succeeded','failed','cancelled')", name="job_status"
+            "status in ('validating_files','queued','running','paused','succeeded','failed','cancelled')", name="job_status"
         ),
         sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"]),
-        sa.ForeignKeyConstraint(["test_file"], ["files.id"]),
-        sa.ForeignKeyConstraint(["training_file"], ["files.id"]),
-        sa.ForeignKeyConstraint(["unlabeled_file"], ["files.id"]),
-        sa.ForeignKeyConstraint(["validation_file"], ["files.id"]),
+        sa.ForeignKeyConstraint(["tenant_id", "from_job"], ["jobs.tenant_id", "jobs.id"]),
+        sa.ForeignKeyConstraint(["tenant_id", "test_file"], ["files.tenant_id", "files.id"]),
+        sa.ForeignKeyConstraint(["tenant_id", "training_file"], ["files.tenant_id", "files.id"]),
+        sa.ForeignKeyConstraint(["tenant_id", "unlabeled_file"], ["files.tenant_id", "files.id"]),
+        sa.ForeignKeyConstraint(["tenant_id", "validation_file"], ["files.tenant_id", "files.id"]),
+        sa.UniqueConstraint("tenant_id", "id", name="one_job_of_a_tenant"),
         sa.PrimaryKeyConstraint("id"),
     )
-    op.create_index("ix_jobs_tenant_id", "jobs", ["tenant_id"], unique=False)
+    op.create_index("jobs_served", "jobs", ["tenant_id", "lease_token"], unique=False)
     op.create_index("jobs_open", "jobs", ["status", "created_at"], unique=False)
     op.create_table(
         "artifacts",
@@ -176,8 +211,8 @@ def upgrade() -> None:
         sa.Column("votes", JSON, nullable=False),
         sa.Column("neighbours", JSON, nullable=False),
         sa.Column("justification", JSON, nullable=True),
-        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"]),
         sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"]),
+        sa.ForeignKeyConstraint(["tenant_id", "job_id"], ["jobs.tenant_id", "jobs.id"]),
         sa.PrimaryKeyConstraint("job_id", "round", "query_id"),
     )
     op.create_index("samples_listing", "samples", ["job_id", "round", "verdict", "position"], unique=False)
@@ -193,15 +228,54 @@ def upgrade() -> None:
         sa.Column("done_at", sa.Float(), nullable=True),
         sa.Column("seconds", sa.Float(), nullable=True),
         sa.Column("token", sa.BigInteger(), nullable=True),
+        sa.Column("taken_from", sa.String(length=64), nullable=True),
         sa.Column("manifest", JSON, nullable=True),
         sa.CheckConstraint("status in ('open','done')", name="stage_status"),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"]),
         sa.PrimaryKeyConstraint("job_id", "name"),
     )
     op.execute(sa.text("insert into tenants (id, created_at) values ('default', :now)").bindparams(now=time.time()))
+    op.create_table(
+        "training_states",
+        sa.Column("job_id", sa.String(length=64), nullable=False),
+        sa.Column("stage", sa.String(length=128), nullable=False),
+        sa.Column("step", sa.Integer(), nullable=False),
+        sa.Column("token", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("dropped", sa.Boolean(), nullable=False),
+        sa.Column("manifest", JSON, nullable=False),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"]),
+        sa.PrimaryKeyConstraint("job_id", "stage", "step", "token"),
+    )
+    op.create_index("training_states_dropped", "training_states", ["dropped"], unique=False)
+    _wall()
+
+
+# Row-level security: a transaction sees the rows of the tenant in `semift.tenant`, of all with '*', of none without
+# (models/db.py). FORCE binds the owner of the tables too; only a superuser, or a role with BYPASSRLS, looks over the wall.
+ONE_TENANT = "(select current_setting('semift.tenant', true))"  # in a sub-select it is read once a statement, not once a row
+OF_A_TENANT = {"tenants": "id", **dict.fromkeys(("api_keys", "files", "idempotency", "jobs", "samples"), "tenant_id")}
+OF_A_JOB = ("artifacts", "checkpoints", "chunks", "events", "outbox", "rounds", "stages", "training_states")
+
+
+def _wall() -> None:
+    if op.get_bind().dialect.name != "postgresql":
+        return
+    seen = {table: f"{ONE_TENANT} in ('*', {column})" for table, column in OF_A_TENANT.items()}
+    for table in OF_A_JOB:  # the job is looked up under its own policy
+        seen[table] = f"{ONE_TENANT} = '*' or exists (select from jobs where jobs.id = {table}.job_id)"
+    for table, rows in seen.items():
+        op.execute(f"alter table {table} enable row level security")
+        op.execute(f"alter table {table} force row level security")
+        op.execute(f"create policy one_tenant on {table} using ({rows})")
 
 
 def downgrade() -> None:
+    if op.get_bind().dialect.name == "postgresql":
+        for table in (*OF_A_TENANT, *OF_A_JOB):
+            op.execute(f"drop policy one_tenant on {table}")
+    op.drop_index("training_states_dropped", table_name="training_states")
+    op.drop_table("training_states")
     op.drop_table("stages")
     op.drop_index("samples_listing", table_name="samples")
     op.drop_table("samples")
@@ -213,10 +287,14 @@ def downgrade() -> None:
     op.drop_table("checkpoints")
     op.drop_table("artifacts")
     op.drop_index("jobs_open", table_name="jobs")
-    op.drop_index("ix_jobs_tenant_id", table_name="jobs")
+    op.drop_index("jobs_served", table_name="jobs")
     op.drop_table("jobs")
+    op.drop_index("ix_idempotency_created_at", table_name="idempotency")
+    op.drop_table("idempotency")
     op.drop_index("ix_files_tenant_id", table_name="files")
     op.drop_table("files")
+    op.drop_index("ix_api_keys_tenant_id", table_name="api_keys")
+    op.drop_table("api_keys")
     op.drop_table("tenants")
     op.drop_index("outbox_waiting", table_name="outbox")
     op.drop_table("outbox")

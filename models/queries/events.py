@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from sqlalchemy import insert
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from models.queries.clock import now
@@ -22,3 +22,10 @@ def add_event(
 ) -> None:
     row = {"job_id": job_id, "created_at": now(), "level": level, "type": type, "message": message, "data": data}
     session.execute(insert(Event).values(row))
+
+
+def warned_of(session: Session, job_id: str, code: str) -> list[str]:
+    """Messages of the job's warnings with this code, oldest first, each once."""
+    warnings = select(Event.message, Event.data).where(Event.job_id == job_id, Event.level == "warn").order_by(Event.id)
+    found = (row.message for row in session.execute(warnings) if row.data and row.data.get("code") == code)
+    return list(dict.fromkeys(found))

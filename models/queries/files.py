@@ -36,9 +36,11 @@ def page_files(
     return page(session, rows, KEYS, _place(session, tenant_id, after), limit=limit, descending=descending)
 
 
-def delete_file(session: Session, file_id: str) -> None:
+def delete_file(session: Session, tenant_id: str, file_id: str) -> None:
     """A tombstone: jobs that used the file keep pointing at it."""
-    session.execute(update(FILES).where(FILES.c.id == file_id).values(status=FileStatus.deleted))
+    session.execute(
+        update(FILES).where(FILES.c.tenant_id == tenant_id, FILES.c.id == file_id).values(status=FileStatus.deleted)
+    )
 
 
 def lock_file(session: Session, tenant_id: str, file_id: str) -> RowMapping | None:
@@ -46,11 +48,13 @@ def lock_file(session: Session, tenant_id: str, file_id: str) -> RowMapping | No
     return session.execute(_mine(tenant_id).where(FILES.c.id == file_id).with_for_update()).mappings().first()
 
 
-def open_jobs_using(session: Session, file_id: str) -> Sequence[str]:
+def open_jobs_using(session: Session, tenant_id: str, file_id: str) -> Sequence[str]:
     """Ids of jobs that are not finished and read this file."""
     columns = (JOBS.c.training_file, JOBS.c.validation_file, JOBS.c.unlabeled_file, JOBS.c.test_file)
     reads = or_(*(column == file_id for column in columns))
-    return session.scalars(select(JOBS.c.id).where(reads, JOBS.c.status.not_in(TERMINAL)).order_by(JOBS.c.id)).all()
+    return session.scalars(
+        select(JOBS.c.id).where(JOBS.c.tenant_id == tenant_id, reads, JOBS.c.status.not_in(TERMINAL)).order_by(JOBS.c.id)
+    ).all()
 
 
 def unread_files(session: Session) -> Sequence[RowMapping]:

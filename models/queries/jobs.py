@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from sqlalchemy import RowMapping, Select, Table, case, func, insert, select, update
+from sqlalchemy import ColumnElement, RowMapping, Select, Table, case, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from models.ids import new_id
 from models.queries.clock import now
 from models.queries.paging import Page, UnknownCursor, page
-from models.status import JobStatus
-from models.tables import Event, Job
+from models.status import Happening, JobStatus, after
+from models.tables import Event, Job, TrainingState
 
 JOBS, EVENTS = cast(Table, Job.__table__), cast(Table, Event.__table__)
 KEYS = (JOBS.c.created_at, JOBS.c.id)
@@ -21,11 +21,15 @@ QUEUE_POSITION = case(
         JOBS.c.status == JobStatus.queued,
         select(func.count())
         .select_from(_ahead)
-        .where(_ahead.c.status == JobStatus.queued, _ahead.c.created_at < JOBS.c.created_at)
+        .where(
+            _ahead.c.tenant_id == JOBS.c.tenant_id,
+            _ahead.c.status == JobStatus.queued,
+            _ahead.c.created_at < JOBS.c.created_at,
+        )
         .scalar_subquery(),
     ),
     else_=None,
-).label("queue_position")  # queued jobs of all tenants that came earlier: only the number is shown
+).label("queue_position")  # queued jobs of the same tenant that came earlier: tenants take turns, and do not see each other
 
 
 def insert_job(session: Session, tenant_id: str, **values: Any) -> str:
@@ -63,13 +67,33 @@ def lock_status(session: Session, tenant_id: str, job_id: str) -> JobStatus | No
     return None if status is None else JobStatus(status)
 
 
-def cancel_waiting(session: Session, job_id: str) -> None:
-    """Ends a job no worker holds."""
-    session.execute(
-        update(JOBS)
-        .where(JOBS.c.id == job_id)
-        .values(status=JobStatus.cancelled, finished_at=now(), cancel_requested_at=now(), lease_until=None)
-    )
+def cancel_waiting(session: Session, job_id: str, status: JobStatus) -> None:
+    """Ends a job no worker holds. `status` is the one it has (lock_status)."""
+    ended = after(status, Happening.cancelled)
+    _set(session, job_id, status=ended, finished_at=now(), cancel_requested_at=now(), pause_requested_at=None, lease_until=None)
+    session.execute(update(TrainingState).where(TrainingState.job_id == job_id).values(dropped=True))
+
+
+def pause_waiting(session: Session, job_id: str, status: JobStatus) -> None:
+    """No worker takes the job until it is resumed."""
+    _set(session, job_id, status=after(status, Happening.paused), pause_requested_at=now(), next_attempt_at=None)
+
+
+def request_pause(session: Session, job_id: str) -> bool:
+    """Asks the worker of a running job to put it away. False when that was asked before."""
+    unasked = update(JOBS).where(JOBS.c.id == job_id, JOBS.c.pause_requested_at.is_(None))
+    return bool(session.execute(unasked.values(pause_requested_at=now()).returning(JOBS.c.id)).first())
+
+
+def withdraw_pause(session: Session, job_id: str) -> bool:
+    """The worker of a running job need not put it away after all. False when nobody had asked."""
+    asked = update(JOBS).where(JOBS.c.id == job_id, JOBS.c.pause_requested_at.is_not(None))
+    return bool(session.execute(asked.values(pause_requested_at=None).returning(JOBS.c.id)).first())
+
+
+def resume(session: Session, job_id: str, status: JobStatus) -> None:
+    """Back in the queue, in its old place; somebody looked at it, so its attempts count from the start. The caller rings."""
+    _set(session, job_id, status=after(status, Happening.resumed), pause_requested_at=None, next_attempt_at=None, attempt=0)
 
 
 def request_cancel(session: Session, job_id: str) -> bool:
@@ -78,12 +102,17 @@ def request_cancel(session: Session, job_id: str) -> bool:
     return bool(session.execute(unasked.values(cancel_requested_at=now()).returning(JOBS.c.id)).first())
 
 
-def page_events(session: Session, job_id: str, *, after: int | None, limit: int, descending: bool) -> Page:
+def is_of(tenant_id: str, job_id: str) -> ColumnElement[bool]:
+    """Holds for every row or for none: whether the job is this tenant's."""
+    return select(JOBS.c.id).where(JOBS.c.tenant_id == tenant_id, JOBS.c.id == job_id).exists()
+
+
+def page_events(session: Session, tenant_id: str, job_id: str, *, after: int | None, limit: int, descending: bool) -> Page:
     """Raises UnknownCursor."""
-    known = select(EVENTS.c.id).where(EVENTS.c.job_id == job_id, EVENTS.c.id == after)
+    known = select(EVENTS.c.id).where(EVENTS.c.job_id == job_id, EVENTS.c.id == after, is_of(tenant_id, job_id))
     if after is not None and session.scalar(known) is None:
         raise UnknownCursor(str(after))
-    rows = select(EVENTS).where(EVENTS.c.job_id == job_id)
+    rows = select(EVENTS).where(EVENTS.c.job_id == job_id, is_of(tenant_id, job_id))
     return page(session, rows, (EVENTS.c.id,), None if after is None else (after,), limit=limit, descending=descending)
 
 
@@ -103,6 +132,10 @@ def hide_adapter(session: Session, tenant_id: str, name: str) -> bool:
     """False when there was none to hide."""
     mine = (JOBS.c.tenant_id == tenant_id, JOBS.c.adapter_name == name, JOBS.c.adapter_hidden_at.is_(None))
     return bool(session.execute(update(JOBS).where(*mine).values(adapter_hidden_at=now()).returning(JOBS.c.id)).first())
+
+
+def _set(session: Session, job_id: str, **values: Any) -> None:
+    session.execute(update(JOBS).where(JOBS.c.id == job_id).values(values))
 
 
 def _mine(tenant_id: str) -> Select[Any]:

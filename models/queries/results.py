@@ -11,6 +11,7 @@ from sqlalchemy import delete, func, insert, select
 from sqlalchemy.orm import Session
 
 from models.queries.clock import now
+from models.queries.events import add_event
 from models.tables import Artifact, Checkpoint, Job, Round, SampleRow
 
 ROUND = re.compile(r"round-(\d+)/(.+)")
@@ -27,7 +28,7 @@ def record(session: Session, job: Job, stage: str, manifest: Mapping[str, Any], 
     """`payload` is the stage's payload.json; values nobody shows are passed over."""
     write = RECORDERS.get(manifest["type"])
     if write and not manifest.get("many"):
-        write(session, job, stage, manifest, _storable(payload))
+        write(session, job, stage, manifest, storable(payload))
 
 
 def _selection(session: Session, job: Job, stage: str, _manifest: Mapping[str, Any], payload: Any) -> None:
@@ -40,7 +41,10 @@ def _selection(session: Session, job: Job, stage: str, _manifest: Mapping[str, A
     ]
     if rows:
         session.execute(insert(SampleRow), rows)
-    _summarise(session, job, number, {name: payload[name] for name in ("selected", "rejected", "threshold", "reasons")})
+    shown = {name: payload[name] for name in ("selected", "rejected", "threshold", "reasons")}
+    _summarise(session, job, number, shown | {name: payload.get(name) for name in ("guarantee", "note")})
+    if payload.get("note"):
+        add_event(session, job.id, payload["note"], level="warn", data={"stage": stage})
 
 
 def _adapter(session: Session, job: Job, stage: str, _manifest: Mapping[str, Any], payload: Any) -> None:
@@ -91,10 +95,10 @@ def _summarise(session: Session, job: Job, number: int, numbers: dict[str, Any])
     session.flush()
 
 
-def _storable(value: Any) -> Any:
+def storable(value: Any) -> Any:
     """PostgreSQL stores no NUL in text; an LM may well generate one. The artefact files keep the original."""
     if isinstance(value, str):
         return value.replace("\x00", "\ufffd")
     if isinstance(value, list):
-        return [_storable(item) for item in value]
-    return {key: _storable(item) for key, item in value.items()} if isinstance(value, dict) else value
+        return [storable(item) for item in value]
+    return {key: storable(item) for key, item in value.items()} if isinstance(value, dict) else value

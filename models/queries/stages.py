@@ -11,10 +11,15 @@ from models.queries.clock import now
 from models.queries.leases import Lease, LeaseLost, hold
 from models.queries.outbox import ring
 from models.queries.results import record
+from models.queries.training_states import drop_stage
 from models.settings import settings
 from models.tables import Chunk, Stage
 
 HELPERS_RUNG = 4  # doorbells for a mapped stage; idle workers that hear none look for open chunks by themselves
+
+
+class ChunkLost(LeaseLost):
+    """Its lease ran out and another took it, or has done it. The job may still be ours: only this output is of no use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,7 @@ def commit_stage(
     stage.status, stage.manifest, stage.seconds, stage.done_at, stage.token = "done", manifest, seconds, now(), lease.token
     job.attempt = 0  # progress: a job that gets on is never given up
     session.flush()
+    drop_stage(session, lease.job_id, name)
     record(session, job, name, manifest, payload)
     return manifest
 
@@ -98,13 +104,16 @@ def claim_chunk(session: Session, lease: Lease, name: str) -> Claimed:
 def commit_chunk(
     session: Session, lease: Lease, name: str, number: int, manifest: dict[str, Any], seconds: float
 ) -> tuple[int, int]:
-    """Records a chunk's output, and the stage's end when it was the last. Returns (chunks done, chunks of the stage)."""
+    """Records a chunk's output, and the stage's end when it was the last. Returns (chunks done, chunks of the stage).
+
+    Raises ChunkLost, or LeaseLost when the job itself is no longer ours.
+    """
     job = hold(session, lease)
     mine = (Chunk.number == number, Chunk.lease_token == lease.token, Chunk.status == "leased")
     done = {"status": "done", "manifest": manifest, "seconds": seconds, "runs": Chunk.runs + 1, "lease_until": None}
     written = session.execute(update(Chunk).where(*_chunks(lease.job_id, name), *mine).values(done).returning(Chunk.number))
     if written.first() is None and not _done_by(session, lease, name, number):
-        raise LeaseLost(f"{lease.worker} no longer holds chunk {number} of {name} of {lease.job_id} (token {lease.token})")
+        raise ChunkLost(f"{lease.worker} no longer holds chunk {number} of {name} of {lease.job_id} (token {lease.token})")
     job.attempt = 0
     total, finished, took = session.execute(
         select(func.count(), func.count().filter(Chunk.status == "done"), func.sum(Chunk.seconds)).where(

@@ -15,6 +15,7 @@ import pytest
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from tests.keys import AUTH, KEY
 from worker.app import WORKER_ARGS
 
 COLOURS = {"red": ("rose", "blood", "fire", "cherry", "ruby", "brick"), "blue": ("sea", "sky", "ice", "navy", "whale", "jeans")}
@@ -53,7 +54,7 @@ def client(stack, configure) -> openai.OpenAI:
                 break
         except OSError:
             time.sleep(0.2)
-    with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="any", max_retries=0) as made:
+    with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=KEY, max_retries=0) as made:
         yield made
 
 
@@ -131,5 +132,6 @@ def test_two_uploads_in_an_evolved_adapter_out(client, stack, tmp_path):
 
 
 def content(client: openai.OpenAI, job: str, path: str) -> bytes:
-    with urllib.request.urlopen(f"{client.base_url}fine_tuning/jobs/{job}/artifacts/{path}", timeout=30) as answer:
+    asked = urllib.request.Request(f"{client.base_url}fine_tuning/jobs/{job}/artifacts/{path}", headers=AUTH)
+    with urllib.request.urlopen(asked, timeout=30) as answer:
         return answer.read()

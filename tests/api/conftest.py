@@ -8,7 +8,18 @@ from fastapi.testclient import TestClient
 
 from api.main import create_app
 from tests.api.rows import labeled, unlabeled
+from tests.api.watching import Watched
+from tests.keys import AUTH, KEY
 from tests.serving import serving
+
+
+@pytest.fixture(autouse=True)
+def refusals_are_in_the_envelope(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Of every app a test makes: each answer from 400 up, with a code and a status that belong together."""
+    monkeypatch.setattr(Watched, "seen", [], raising=False)
+    monkeypatch.setattr("api.main.RequestHeaders", Watched)
+    yield
+    assert Watched.seen == []
 
 
 @pytest.fixture
@@ -20,14 +31,14 @@ def server(database: str) -> Iterator[str]:
 
 @pytest.fixture
 def client(server: str) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server}/v1", api_key="any", max_retries=0) as made:
+    with openai.OpenAI(base_url=f"{server}/v1", api_key=KEY, max_retries=0) as made:
         yield made
 
 
 @pytest.fixture
 def app(database: str) -> Iterator[TestClient]:
     """Without lifespan: no background thread reads files or rings doorbells."""
-    client = TestClient(create_app())
+    client = TestClient(create_app(), headers=AUTH)
     yield client
     client.close()
 

@@ -129,6 +129,7 @@ def form(**fields: str) -> Send:
 
 
 def deleted(world: World) -> httpx.Response:
+    world = new_world(world.app)
     world.app.delete(f"/v1/files/{world.labeled}")
     return world.app.post(JOBS, json=world.order())
 

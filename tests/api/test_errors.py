@@ -10,8 +10,14 @@ from sqlalchemy.exc import OperationalError
 
 import api.errors
 from api.adapters import service as adapters
+from api.codes import JOB_ERRORS
 from api.errors import STATUS, ApiError
 from api.main import create_app
+from tests.api.rows import labeled
+from tests.api.sending import upload
+from tests.keys import AUTH, KEY
+from worker import parsing
+from worker.semisup import errors as semisup
 from worker.semisup.errors import SemisupError
 
 
@@ -20,8 +26,37 @@ def descendants(kind: type[Exception]) -> list[type[Exception]]:
 
 
 @pytest.mark.parametrize("kind", [*descendants(ApiError), *descendants(SemisupError)], ids=lambda kind: kind.__name__)
-def test_every_error_class_has_a_row_in_the_status_table(kind: type[Exception]) -> None:
-    assert kind in STATUS
+def test_every_error_class_or_one_it_is_a_kind_of_has_a_row_in_the_status_table(kind: type[Exception]) -> None:
+    assert set(kind.__mro__) & set(STATUS)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (semisup.NonFiniteLoss("round-1/evolve", 7), "diverged_nan"),
+        (semisup.DataError("x"), "invalid_data"),
+        (semisup.DatasetRejected("x"), "invalid_file"),
+        (semisup.DataError("x", code="no_samples_selected"), "no_samples_selected"),
+        (semisup.KeepMismatch("x"), "other_run"),
+        (semisup.Stopped("x"), "stopped"),
+    ],
+)
+def test_what_ends_a_run_has_a_code(error: SemisupError, code: str) -> None:
+    assert error.code == code
+    assert code in JOB_ERRORS
+
+
+def test_readers_that_cannot_be_started_are_worth_a_retry(sqlite: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = TestClient(create_app(), headers=AUTH)
+    file = upload(app, labeled())
+
+    def away(*_: object, **__: object) -> None:
+        raise parsing.ReaderAway("no memory")
+
+    monkeypatch.setattr(parsing.Readers, "ask", away)
+    response = app.get(f"/v1/files/{file}/preview")
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "reader_unavailable")
+    assert response.headers["x-should-retry"] == "true"
 
 
 def test_an_error_class_of_tomorrow_gets_the_row_of_its_parent() -> None:
@@ -35,7 +70,7 @@ def broken(monkeypatch: pytest.MonkeyPatch, error: Exception) -> TestClient:
         raise error
 
     monkeypatch.setattr(adapters, "listing", fail)
-    return TestClient(create_app(), raise_server_exceptions=False)
+    return TestClient(create_app(), headers=AUTH, raise_server_exceptions=False)
 
 
 def test_a_bug_answers_500_in_the_envelope_and_is_logged_under_its_request_id(
@@ -58,7 +93,7 @@ def test_a_database_that_is_away_is_503_and_worth_a_retry(sqlite: str, monkeypat
 
 def test_a_full_disk_is_said(sqlite: str, monkeypatch: pytest.MonkeyPatch) -> None:
     response = broken(monkeypatch, OSError(28, "No space left on device")).get("/v1/models")
-    assert (response.status_code, response.json()["error"]["code"]) == (503, "insufficient_storage")
+    assert (response.status_code, response.json()["error"]["code"]) == (507, "storage_full")
     assert broken(monkeypatch, OSError(5, "Input/output error")).get("/v1/models").status_code == 500
 
 
@@ -78,7 +113,7 @@ def test_a_client_that_hangs_up_is_no_bug(sqlite: str, caplog: pytest.LogCapture
     async def send(message: Any) -> None:
         sent.append(message)
 
-    headers = [(b"content-type", media.encode()), (b"content-length", b"100")]
+    headers = [(b"content-type", media.encode()), (b"content-length", b"100"), (b"authorization", f"Bearer {KEY}".encode())]
     scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b"", "headers": headers}
     asyncio.run(create_app()({**scope, "scheme": "http", "server": ("x", 80), "http_version": "1.1"}, receive, send))
     assert (sent[0]["status"], json.loads(sent[1]["body"])["error"]["code"]) == (400, "length_mismatch")
@@ -86,7 +121,7 @@ def test_a_client_that_hangs_up_is_no_bug(sqlite: str, caplog: pytest.LogCapture
 
 
 def test_every_answer_carries_openais_headers(sqlite: str) -> None:
-    app = TestClient(create_app())
+    app = TestClient(create_app(), headers=AUTH)
     for path in ("/v1/models", "/v1/files", "/nothing", "/healthz"):
         headers = app.get(path).headers
         assert headers["x-request-id"].startswith("req_")
@@ -98,15 +133,15 @@ def test_the_openapi_document_names_every_operation_once_and_every_refusal() -> 
     document = create_app().openapi()
     operations = [operation for path in document["paths"].values() for operation in path.values()]
     names = [operation["operationId"] for operation in operations]
-    assert len(names) == len(set(names)) == 25
+    assert len(names) == len(set(names)) == 35
     refusals = [
         response["content"]["application/json"]["schema"]["$ref"]
         for operation in operations
         for status, response in operation["responses"].items()
-        if status in ("400", "403", "404", "409", "413", "415", "416")
+        if status in ("400", "401", "403", "404", "408", "409", "413", "415", "416", "422", "507")
     ]
     assert set(refusals) == {"#/components/schemas/ErrorBody"}
-    assert not any("422" in operation["responses"] for operation in operations)
+    assert "HTTPValidationError" not in str(document["paths"])
     order = document["components"]["schemas"]["JobCreate"]
-    assert order["required"] == ["model", "training_file"]
+    assert all("Needed without from_job" in order["properties"][name]["description"] for name in ("model", "training_file"))
     assert document["components"]["schemas"]["SemiSupervised"]["properties"]["rounds"]["maximum"] == 10

@@ -15,10 +15,11 @@ from api.bodies import parse_object
 from api.errors import ApiError
 from api.main import create_app
 from tests.api.sending import JOBS, JSON, new_world
+from tests.keys import AUTH
 
 KEYS = """model training_file method type semi_supervised unlabeled_file propagation k collaborators name selection strategy
 theta answer kind labels hyperparameters n_epochs lora metadata seed semi.rounds semi.propagation.k semi.selection semi. suffix
-profile rounds test_file integrations"""
+profile rounds test_file integrations from_job fork job round semi.from_job semi.fork"""
 VALUES_OF_SPECS = 'semi_supervised supervised percentile label auto repo_head {} [1] NaN {"k":1}'
 KEY, WORD = st.sampled_from(KEYS.split()), st.sampled_from(VALUES_OF_SPECS.split())
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | WORD
@@ -55,7 +56,7 @@ def check_envelope(status: int, body: Any) -> None:
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_no_order_breaks_the_server(kind: str, request: pytest.FixtureRequest) -> None:
     request.getfixturevalue(kind)
-    world = new_world(TestClient(create_app()))
+    world = new_world(TestClient(create_app(), headers=AUTH))
     order = world.order()
 
     @settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -80,7 +81,7 @@ def test_no_body_breaks_the_reader(raw: bytes) -> None:
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_no_path_or_query_breaks_the_server(kind: str, request: pytest.FixtureRequest) -> None:
     request.getfixturevalue(kind)
-    app = TestClient(create_app())
+    app = TestClient(create_app(), headers=AUTH)
     text = st.text(max_size=20) | st.sampled_from(
         ["\x00", "..", "%", "9" * 30, "-1", "nan", "1e400", "ftjob-0", "1:x", "file-result-Zm9v"]
     )

@@ -12,6 +12,7 @@ from api.main import create_app
 from models.db import transaction
 from models.tables import Job
 from tests.api.sending import JOBS, new_world, put_in
+from tests.keys import AUTH
 
 MILLION = 1_000_000
 
@@ -46,7 +47,7 @@ def test_parameters_are_counted_from_the_headers(big: Path) -> None:
 )
 def test_a_job_that_cannot_fit_is_refused_with_what_would(sqlite, configure, big, memory, trainable, hint) -> None:
     configure(base_lms=json.dumps({"semift-small": str(big)}), device_memory_bytes=memory)
-    with TestClient(create_app()) as app:
+    with TestClient(create_app(), headers=AUTH) as app:
         world = new_world(app)
         body = put_in(world, "hyperparameters", {"trainable": trainable})
         answer = app.post(JOBS, json=body)

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import psutil
 import pytest
 
 from api.up import is_loopback
+from tests.keys import auth
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "api.up"]
@@ -55,6 +57,13 @@ def test_one_command_serves_on_a_fresh_folder_and_ends_with_its_worker(
 ) -> None:
     process, url, children = up
     assert httpx.get(f"{url}/readyz").json()["status"] == "ready"
+    key = tmp_path / "here" / "api-key"
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert httpx.get(f"{url}/v1/models").status_code == 401
+    assert httpx.get(f"{url}/v1/models", headers=auth(key.read_text().strip())).status_code == 200
+    said = (tmp_path / "up.log").read_text()
+    assert str(key) in said
+    assert "sk-semift-" not in said  # a log is no place for it; a terminal is
     assert any("celery" in " ".join(child.cmdline()) for child in children)
     assert (tmp_path / "here" / "semift.db").exists()
     worker_log = tmp_path / "here" / "worker.log"
@@ -75,10 +84,10 @@ def test_a_killed_server_takes_its_worker_along(up: tuple[psutil.Process, str, l
     assert alive == []
 
 
-def test_it_does_not_listen_beyond_this_machine_unless_told(tmp_path: Path) -> None:
+def test_it_does_not_listen_beyond_this_machine_without_a_key(tmp_path: Path) -> None:
     done = subprocess.run([*COMMAND, "--host", "0.0.0.0", "--port", "0"], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    assert "SEMIFT_ALLOW_REMOTE=true" in done.stdout
+    assert "semift keys create" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner, Result
 
+from tests.keys import KEY
 from tests.serving import serving
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "client"))  # works without `pip install ./client` too
@@ -30,6 +31,7 @@ def server(sqlite: str) -> Iterator[str]:
 def semift(server: str, monkeypatch: pytest.MonkeyPatch) -> Semift:
     """`semift("jobs", "--json")`: the command against the server, in this process."""
     monkeypatch.setenv("SEMIFT_URL", server)
+    monkeypatch.setenv("SEMIFT_API_KEY", KEY)
     return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 

@@ -1,6 +1,7 @@
 """Every command against a real server on SQLite: what it prints, what it leaves there, and its exit code."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -8,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
-from semift.app import EPILOG
+from semift.app import BAD_INPUT, EPILOG
 from semift.cli import app
 from typer.testing import CliRunner, Result
 
 from tests.api.rows import WEIGHTS, fail, labeled, run_to_the_end, unlabeled
 from tests.client.conftest import Semift
 from tests.conftest import Configure
+from tests.keys import AUTH
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,7 +42,7 @@ def submitted(semift: Semift, folder: Path, *more: str) -> str:
 
 
 def files_at(server: str) -> list[dict[str, Any]]:
-    return httpx.get(f"{server}/v1/files", trust_env=False).json()["data"]  # type: ignore[no-any-return]
+    return httpx.get(f"{server}/v1/files", headers=AUTH, trust_env=False).json()["data"]  # type: ignore[no-any-return]
 
 
 def test_validate_shows_every_finding_and_leaves_nothing(semift: Semift, server: str, folder: Path) -> None:
@@ -88,6 +91,17 @@ def test_submit_sends_files_model_and_spec(semift: Semift, server: str, folder: 
     assert len(files_at(server)) == 2
 
 
+def test_submit_builds_on_an_earlier_job(semift: Semift, server: str, folder: Path) -> None:
+    first = submitted(semift, folder)
+    run_to_the_end()
+    fork = data(semift("submit", "--set", f"fork.job={first}", "--set", "selection.strategy=all", "--json"))
+    assert (fork["fork"]["job"], fork["spec"]["selection"]["strategy"]) == (first, "all")
+    went_on = data(semift("submit", "--set", f"from_job={first}", "--unlabeled", folder / "u.jsonl", "--json"))
+    assert (went_on["from_job"], went_on["training_file"]) == (first, fork["training_file"])
+    assert went_on["unlabeled_file"] != fork["unlabeled_file"]
+    assert len(files_at(server)) == 3
+
+
 def test_submit_refuses_before_anything_is_queued(semift: Semift, server: str, folder: Path) -> None:
     bad = semift("submit", "--labeled", folder / "bad.csv")
     assert bad.exit_code == 2
@@ -130,6 +144,9 @@ def test_exit_codes_of_failed_and_cancelled_jobs(semift: Semift, folder: Path) -
     assert failed.exit_code == 1
     assert "out_of_memory" in failed.stdout
     second = submitted(semift, folder)
+    assert semift("pause", second).stdout.strip() == f"{second} paused"
+    assert semift("resume", second).stdout.strip() == f"{second} queued"
+    assert semift("pause", failing).exit_code == 2
     assert semift("cancel", second).stdout.strip() == f"{second} cancelled"
     assert semift("watch", second, "--json").exit_code == 3
     assert semift("cancel", failing).exit_code == 2
@@ -169,22 +186,74 @@ def test_help_documents_every_command_and_exit_code() -> None:
         assert f"\n  {name} " in told
         assert "Exit codes: 0 ok" in CliRunner().invoke(app, [name, "--help"]).stdout
     assert all(
-        code in EPILOG for code in ("0 ok", "1 the job failed", "2 wrong", "3 the job was", "4 the server", "130 ctrl-C")
+        code in EPILOG
+        for code in ("0 ok", "1 the job failed", "2 wrong", "3 the job was", "4 the server", "130 ctrl-C", "143 ")
     )
     assert CliRunner().invoke(app, ["jobs", "--no-such"]).exit_code == 2
 
 
-def test_up_starts_the_checkout_s_server_and_ctrl_c_ends_it(tmp_path: Path) -> None:
+def started(*arguments: str, **how: Any) -> subprocess.Popen[str]:
+    """The command as a process of its own."""
     code = f"import sys; sys.path.insert(0, {str(ROOT / 'client')!r}); from semift.cli import main; main()"
-    arguments = ["up", "--port", "0", "--data-dir", str(tmp_path / "up")]
-    process = subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=ROOT / "docs", stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True, **how)
+
+
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-C", "SIGTERM"])
+def test_up_starts_the_checkout_s_server_and_a_signal_ends_it(
+    told: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = started("up", "--port", "0", "--data-dir", str(tmp_path / "up"), cwd=ROOT / "docs")
     try:
         assert process.stdout is not None
         url = next(line for line in process.stdout if " URL " in line).split()[1]
+        assert CliRunner().invoke(app, ["doctor", "--url", url]).exit_code == BAD_INPUT  # no key, no answer
+        monkeypatch.setenv("SEMIFT_DATA_DIR", str(tmp_path / "up"))  # where it lies, the client knows by itself
         assert CliRunner().invoke(app, ["doctor", "--url", url]).exit_code == 0
-        process.send_signal(signal.SIGINT)
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert any("celery" in child.cmdline() for child in children)
+        process.send_signal(told)
+        if told == signal.SIGTERM:
+            process.send_signal(told)  # whoever repeats himself must not leave the worker behind
         assert process.wait(60) == 0
+        _, alive = psutil.wait_procs(children, 1)
+        assert alive == []
+        assert "Traceback" not in process.stdout.read()
     finally:
         process.kill()
         process.communicate()
     assert (tmp_path / "up" / "semift.db").is_file()
+
+
+@pytest.mark.parametrize(("told", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-C", "SIGTERM"])
+def test_a_signal_ends_the_watching_and_not_the_job(
+    semift: Semift, server: str, folder: Path, told: signal.Signals, code: int
+) -> None:
+    job_id = submitted(semift, folder)
+    process = started("watch", job_id, "--url", server, stderr=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline()  # it follows
+        process.send_signal(told)
+        assert process.wait(60) == code
+    finally:
+        process.kill()
+        _, said = process.communicate()
+    assert "Detached; the job goes on" in said
+    assert "Traceback" not in said
+    assert [job["status"] for job in data(semift("jobs", "--json"))["data"]] == ["queued"]
+
+
+def test_keys_are_made_by_the_checkout_s_own_command(tmp_path: Path) -> None:
+    code = f"import sys; sys.path.insert(0, {str(ROOT / 'client')!r}); from semift.cli import main; main()"
+
+    def keys(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", code, "keys", *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT / "client")}
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+    made = keys("create", "--tenant", "acme", "--expires", "1d", "--data-dir", "here")
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.startswith("sk-semift-")
+    assert (tmp_path / "here" / "semift.db").is_file()  # as seen from here, not from the checkout
+    wrong = keys("create", "--tenant", "Acme!")
+    assert (wrong.returncode, "is no tenant" in wrong.stderr) == (2, True)

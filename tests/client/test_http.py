@@ -91,6 +91,20 @@ def test_a_proxy_is_not_put_before_this_machine(monkeypatch: pytest.MonkeyPatch)
     assert Client("http://semift.example")._http.trust_env
 
 
+def test_the_key_of_this_machines_server_goes_to_this_machine_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEMIFT_DATA_DIR", str(tmp_path))
+    assert "authorization" not in Client("http://127.0.0.1:1")._http.headers  # there is none yet
+    (tmp_path / "api-key").write_text("sk-semift-here\n")
+    for url, key, sent in (
+        ("http://127.0.0.1:1", "", "Bearer sk-semift-here"),
+        ("http://localhost:1", "", "Bearer sk-semift-here"),
+        ("http://127.0.0.1:1", "given", "Bearer given"),
+        ("http://semift.example", "", None),
+        ("http://127.0.0.1.semift.example", "", None),
+    ):
+        assert Client(url, key)._http.headers.get("authorization") == sent
+
+
 def test_a_download_is_checked_and_a_bad_one_leaves_nothing(scripted: Scripted, tmp_path: Path) -> None:
     content = b"weights" * 1000
     sha256 = hashlib.sha256(content).hexdigest()

@@ -42,6 +42,13 @@ def test_flags_alone_are_an_order() -> None:
     assert read_order(None, {"labeled": "l.csv", "model": None}, []) == {"labeled": "l.csv", "semi_supervised": {}}
 
 
+def test_an_earlier_job_brings_the_labels(tmp_path: Path) -> None:
+    fork = read_order(write(tmp_path, "fork: ftjob-1\nsemi_supervised: {rounds: 2}\n"), NO_FLAGS, ["selection.theta=30.0"])
+    assert fork == {"semi_supervised": {"rounds": 2, "fork": {"job": "ftjob-1"}, "selection": {"theta": 30.0}}}
+    sets = ["from_job=ftjob-1"]
+    assert read_order(None, NO_FLAGS, sets) == {"semi_supervised": {"from_job": "ftjob-1"}}
+
+
 @pytest.mark.parametrize(
     ("text", "sets", "words"),
     [

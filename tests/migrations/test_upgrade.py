@@ -6,7 +6,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import CheckConstraint, inspect, text
 
 from migrations.upgrade import config, upgrade
-from models.db import engine, make_engine, transaction
+from models.db import EVERYONE, ONE_TENANT, engine, make_engine, transaction
 from models.tables import Base
 from tests import servers
 
@@ -36,6 +36,8 @@ def test_many_processes_may_upgrade_at_once(postgres_server: str, tmp_path: Path
             with ThreadPoolExecutor(4) as pool:
                 list(pool.map(upgrade, engines))
             with engines[0].connect() as connection:
+                if connection.dialect.name == "postgresql":
+                    connection.exec_driver_sql(ONE_TENANT, (EVERYONE,))
                 assert connection.execute(text("select count(*) from tenants")).scalar() == 1
             for made in engines:
                 made.dispose()

@@ -15,7 +15,7 @@ from models.queries.leases import Lease, LeaseLost
 from models.status import JobStatus
 from models.tables import Event, Outbox, Stage
 from tests.models.moves import claim, claim_chunk, commit, count, end, open_stage, release
-from tests.rows import add_file, add_job, get_job, let_lease_expire, set_job
+from tests.rows import TENANT, add_file, add_job, get_job, let_lease_expire, set_job
 
 
 def test_the_oldest_waiting_job_is_claimed_first_and_only_once(database: str) -> None:
@@ -137,12 +137,12 @@ def test_sweep_frees_the_jobs_of_silent_workers_and_rings_for_them(database: str
     job = add_job()
     claim()
     with transaction() as session:
-        assert leases.sweep(session) == []
+        assert leases.sweep(session) == {}
         outbox.take_waiting(session)
     let_lease_expire(job)
     with transaction() as session:
-        assert leases.sweep(session) == [job]
-        assert leases.sweep(session) == []
+        assert leases.sweep(session) == {job: TENANT}
+        assert leases.sweep(session) == {}
     row = get_job(job)
     assert (row.status, row.lease_until, row.attempt) == ("queued", None, 1)
     assert count(Outbox, Outbox.rung_at.is_(None)) == 1

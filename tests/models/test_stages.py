@@ -1,9 +1,10 @@
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from models.db import transaction
 from models.queries import leases, stages
 from models.queries.leases import LeaseLost
+from models.queries.stages import ChunkLost
 from models.status import JobStatus
 from models.tables import Artifact, Chunk
 from tests.models.moves import MANIFEST, claim, claim_chunk, commit, end, open_stage, release
@@ -99,6 +100,30 @@ def test_finished_chunks_survive_a_lost_worker_and_only_the_one_in_flight_is_ope
     with pytest.raises(LeaseLost), transaction() as session:
         stages.commit_chunk(session, old, "round-1/propagate", 1, {}, 1.0)
     assert claim_chunk(new).chunk == 1
+
+
+def test_a_chunk_that_was_slower_than_its_lease_is_recorded_by_whoever_took_it_and_the_job_stays(database: str) -> None:
+    """A machine that stood still: its chunk is gone, its job is not."""
+    job = add_job()
+    owner = claim("owner")
+    open_stage(owner)
+    with transaction() as session:
+        helper = leases.claim_help(session, "helper")
+    assert helper
+    assert claim_chunk(owner).chunk == 0
+    with transaction() as session:
+        session.execute(update(Chunk).where(Chunk.number == 0).values(lease_until=0.0))
+    assert claim_chunk(helper).chunk == 0
+    for _ in range(2):  # while the helper computes it, and once it has done it
+        with pytest.raises(ChunkLost, match="chunk 0"), transaction() as session:
+            stages.commit_chunk(session, owner, "round-1/propagate", 0, {"by": "owner"}, 1.0)
+        with transaction() as session:
+            stages.commit_chunk(session, helper, "round-1/propagate", 0, {"by": "helper"}, 1.0)
+    with transaction(read_only=True) as session:
+        row = session.execute(select(Chunk.status, Chunk.runs, Chunk.manifest).where(Chunk.number == 0)).one()
+    assert tuple(row) == ("done", 1, {"by": "helper"})
+    assert claim_chunk(owner).chunk == 1, "the owner goes on"
+    assert get_job(job).status == "running"
 
 
 def test_an_unreadable_output_is_forgotten_and_made_again(database: str) -> None:

@@ -4,6 +4,26 @@ from worker.semisup.data import Ballot, Candidate, Example, Message, Query, Vote
 
 COLOURS = ("red", "blue")
 
+# Two words and an end are all that a random LM must learn to say, so that some votes parse.
+TINY_JOB = {
+    "answer": {"kind": "label", "labels": ["red", "blue"]},
+    "hyperparameters": {"learning_rate": 0.03, "batch_size": 8, "lora": {"r": 8, "alpha": 16}},
+    "warmup": {"n_epochs": 30, "format": "in_context"},
+    "evolve": {"n_epochs": 4},
+    "selection": {"strategy": "all"},
+    "propagation": {"k": 2},
+}
+# The paper's steps, where a test must know which stages there are.
+PAPER_JOB = {
+    "profile": "paper",
+    "answer": {"kind": "label", "labels": ["red", "blue"]},
+    "hyperparameters": {"learning_rate": 0.03, "batch_size": 8, "lora": {"r": 4, "alpha": 8}},
+    "warmup": {"n_epochs": 20, "format": "in_context"},
+    "evolve": {"n_epochs": 2},
+    "selection": {"strategy": "all"},
+    "propagation": {"k": 2, "chunk_size": 4},
+}
+
 
 def query(identity: str, text: str, options: tuple[str, ...] = ()) -> Query:
     return Query(identity, (Message("user", text),), options)

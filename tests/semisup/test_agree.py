@@ -31,6 +31,17 @@ def test_confidence_is_the_mean_over_votes_or_the_first_votes_alone():
     assert agree([votes], LETTER, "first").settled[0].mean_nll == 0.2
 
 
+def test_with_share_a_small_sure_group_ranks_below_a_large_one():
+    """exp(-mean_nll) is the share of the votes times their own probability; where all agree it is as with `mean`."""
+    few, many = ballot("A", "B", "C", "D", nlls=(0.1, 0.5, 0.5, 0.5)), ballot("A", "A", "A", "B", nlls=(0.3, 0.3, 0.3, 0.3))
+    ranked = {kind: [by_majority(votes, LETTER, kind).mean_nll for votes in (few, many)] for kind in ("mean", "share")}
+    assert ranked["mean"] == pytest.approx([0.1, 0.3])
+    assert np.exp([-nll for nll in ranked["share"]]) == pytest.approx([np.exp(-0.1) / 4, np.exp(-0.3) * 3 / 4])
+    assert by_weighted_majority(many, LETTER, "share").mean_nll == ranked["share"][1]
+    whole = ballot("A", "A", nlls=(0.2, 0.6))
+    assert agree([whole], LETTER, "share").settled == agree([whole], LETTER, "mean").settled
+
+
 def test_majority_counts_and_a_tie_goes_to_the_more_confident_side():
     assert by_majority(ballot("A", "B", "B", None), LETTER, "mean").answer == "B"
     tie = ballot("A", "A", "B", "B", nlls=(0.9, 0.9, 0.1, 0.1))

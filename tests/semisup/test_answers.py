@@ -1,6 +1,11 @@
 """Strict parsing: unreadable is None, and None never agrees."""
 
+from collections.abc import Sequence
+from fractions import Fraction
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.semisup.builders import example, query
 from worker.semisup.answers import Answers, resolve_answers, with_answers
@@ -95,6 +100,56 @@ def test_numbers_agree_within_their_tolerance():
     assert answers.same("1.005", "1.01")
     assert not answers.same("1.005", "1.02")
     assert answers.group(["1.00", "5", "1.01"]) == [("1.00", [0, 2]), ("5", [1])]
+
+
+def test_numbers_agree_within_a_share_of_the_larger_one_or_the_absolute_tolerance():
+    relative = Answers("number", relative_tolerance=0.1)
+    assert relative.same("90", "100")
+    assert relative.same("100", "90")
+    assert relative.same("-100", "-90")
+    assert not relative.same("89.9", "100")
+    assert not relative.same("-1", "1")
+    assert not relative.same("0", "0.001")
+    either = Answers("number", tolerance=0.5, relative_tolerance=0.1)
+    assert either.same("0", "0.5")
+    assert either.same("90", "100")
+    assert not either.same("0", "0.6")
+
+
+def test_of_numbers_that_are_near_in_a_chain_the_largest_set_that_agrees_throughout_is_the_group():
+    """Tolerance is not transitive: 8.9 ~ 9.8 ~ 10.4, and 8.9 is not near 10.4."""
+    answers = Answers("number", tolerance=1.0)
+    assert answers.group(["9.8", "8.9", "10.4", "10.4"]) == [("9.8", [0, 2, 3]), ("8.9", [1])]
+    assert answers.group(["10.4", "9.8", "10.4", "8.9"]) == [("10.4", [0, 1, 2]), ("8.9", [3])]
+    assert answers.group(["1", "2", "2.5"]) == [("2", [1, 2]), ("1", [0])]  # as many in 1, 2: the smaller spread
+    assert answers.group(["1", "2", "3"]) == [("1", [0, 1]), ("3", [2])]  # as near: the lower
+
+
+VALUES = st.one_of(st.integers(-20, 20), st.integers(-2000, 2000).map(lambda n: n / 100)).map(str)
+
+
+@given(
+    votes=st.lists(VALUES, min_size=1, max_size=8),
+    tolerance=st.sampled_from([0.0, 0.01, 1.0, 7.5]),
+    relative=st.sampled_from([0.0, 0.05, 0.5, 0.99]),
+    data=st.data(),
+)
+def test_groups_of_numbers_do_not_depend_on_vote_order_and_agree_throughout(votes, tolerance, relative, data):
+    answers = Answers("number", tolerance=tolerance, relative_tolerance=relative)
+
+    def partition(given: Sequence[str | None]) -> list[list[Fraction]]:
+        return sorted(sorted(Fraction(given[i] or "") for i in members) for _, members in answers.group(given))
+
+    shuffled = data.draw(st.permutations([*votes, None]))
+    assert partition(shuffled) == partition(votes)
+    groups = answers.group(votes)
+    assert sorted(i for _, members in groups for i in members) == list(range(len(votes)))
+    assert all(form == votes[members[0]] for form, members in groups)
+    assert all(answers.same(votes[i], votes[j]) for _, members in groups for i in members for j in members)
+    agreed = all(answers.same(left, right) for left in votes for right in votes)
+    assert (len(groups) == 1) is agreed
+    largest = max(sum(answers.same(low, v) and Fraction(v) >= Fraction(low) for v in votes) for low in votes)
+    assert len(groups[0][1]) == largest
 
 
 @pytest.mark.parametrize(

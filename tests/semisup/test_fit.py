@@ -4,12 +4,15 @@ import math
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from worker.semisup import precision
 from worker.semisup.errors import NonFiniteLoss
 from worker.semisup.objectives.sft import sft, weighted_sft
 from worker.semisup.spec import LoraSpec, Training
-from worker.semisup.stages.fit import Tokens, _order, fit
+from worker.semisup.stages.fit import Tokens, batches_of, fit
 from worker.semisup.stages.recipe import Recipe, resolve_recipe
 
 EXAMPLES = [Tokens((10 + i, 20, 30 + i), (40 + i % 3, *([50] * (i % 2)), 3)) for i in range(10)]
@@ -33,9 +36,9 @@ def losses_of(lab, *args, **kwargs) -> list[float]:
 
 def test_losses_equal_those_of_transformers_trainer_on_the_same_batches(lab, tmp_path):
     """Same batches, same seed, same schedule: the differential test that decision 6 of the design asks for."""
-    ours = losses_of(lab, None, EXAMPLES, recipe(), FULL, seed=1)
-    order = [i for epoch in range(2) for i in _order(len(EXAMPLES), 1, epoch)]
-    rows = [EXAMPLES[i] for i in order]
+    examples = [Tokens((10 + i, 20, 30 + i), (40 + i % 3, *([50] * (i % 2)), 3)) for i in range(12)]  # no short batch
+    ours = losses_of(lab, None, examples, recipe(), FULL, seed=1)
+    rows = [examples[i] for batch in batches_of(examples, 4, 1, 0) for i in batch]
 
     class Recorder(Trainer):
         def _get_train_sampler(self, *args):
@@ -55,14 +58,13 @@ def test_losses_equal_those_of_transformers_trainer_on_the_same_batches(lab, tmp
         }
 
     theirs: list[float] = []
-    # epochs of 10 examples end in a short batch of 2, which a single sequence of 20 would not have: so one epoch at a time
     network = AutoModelForCausalLM.from_pretrained(lab.base)
     arguments = TrainingArguments(
         output_dir=str(tmp_path), max_steps=3, per_device_train_batch_size=4, learning_rate=1e-3, weight_decay=0.01,
         lr_scheduler_type="constant", logging_steps=1, save_strategy="no", report_to=[], use_cpu=True, seed=0,
         remove_unused_columns=False, max_grad_norm=1.0, dataloader_pin_memory=False,
     )  # fmt: skip
-    trainer = Recorder(model=network, args=arguments, train_dataset=rows[:10], data_collator=collate)
+    trainer = Recorder(model=network, args=arguments, train_dataset=rows, data_collator=collate)
     decay = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=0.01)
     from transformers import get_cosine_schedule_with_warmup
 
@@ -70,6 +72,48 @@ def test_losses_equal_those_of_transformers_trainer_on_the_same_batches(lab, tmp
     trainer.train()
     assert len(ours) == 6
     assert theirs == pytest.approx(ours[:3], abs=2e-4)  # Trainer logs four decimals
+
+
+def test_an_epoch_has_every_example_once_in_batches_of_like_length():
+    examples = [Tokens((1,) * (1 + 37 * i % 101), (2, 3)) for i in range(203)]
+    batches = batches_of(examples, 8, 1, 0)
+    assert sorted(i for batch in batches for i in batch) == list(range(203))
+    assert sorted(len(batch) for batch in batches) == [3, *[8] * 25]
+    padded = sum(len(batch) * max(examples[i].length for i in batch) for batch in batches)
+    assert padded < 1.25 * sum(example.length for example in examples)  # random batches: 1.7 times
+    assert batches == batches_of(examples, 8, 1, 0) != batches_of(examples, 8, 1, 1)
+    lengths = [examples[batch[0]].length for batch in batches]
+    assert lengths != sorted(lengths), "batches come in random order, not from short to long"
+
+
+@pytest.fixture
+def bf16(lab, monkeypatch):
+    """accelerate keeps a process's precision for good, so its state is forgotten before and after."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    monkeypatch.setattr(lab, "bf16", True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_frozen_matrices_kept_in_bfloat16_change_no_loss(lab, bf16, monkeypatch):
+    """Autocast rounds them to the same numbers in every step."""
+    training = Training(trainable="lora", lora=LoraSpec(r=4, alpha=8))
+    rounded = losses_of(lab, None, EXAMPLES, recipe(trainable="lora"), training, seed=1)
+    monkeypatch.setattr("worker.semisup.precision._round_frozen", lambda network: None)
+    assert losses_of(lab, None, EXAMPLES, recipe(trainable="lora"), training, seed=1) == rounded
+
+
+def test_attention_in_float32_under_autocast_is_attention(lab, bf16, monkeypatch):
+    """Used on CPUs for speed alone: the losses are those of torch's own kernel, up to bfloat16's rounding."""
+    training = Training(trainable="lora", lora=LoraSpec(r=4, alpha=8))
+    used = []
+    own = sdpa_attention_forward
+    monkeypatch.setattr(precision, "sdpa_attention_forward", lambda *a, **k: used.append(a[1].dtype) or own(*a, **k))
+    ours = losses_of(lab, None, EXAMPLES, recipe(trainable="lora"), training, seed=1)
+    assert set(used) == {torch.float32}
+    monkeypatch.setattr(precision, "FLOAT32_ATTENTION", "sdpa")
+    theirs = losses_of(lab, None, EXAMPLES, recipe(trainable="lora"), training, seed=1)
+    assert ours == pytest.approx(theirs, rel=0.02)
 
 
 def test_micro_batches_change_memory_not_the_losses(lab):
@@ -120,6 +164,8 @@ def test_auto_means_the_papers_recipe_for_large_lms_and_more_passes_for_small_on
     small = resolve_recipe(Training(), "warmup", examples=60, parameters=8_750_000)
     assert small.n_epochs > 2
     assert small.format == "mixed"
+    many = [resolve_recipe(Training(), stage, examples=1885, parameters=10**6).n_epochs for stage in ("warmup", "evolve")]
+    assert many == [2, 6]
     given = resolve_recipe(Training(learning_rate=0.01, n_epochs=5), "evolve", examples=60, parameters=10**6, factor=0.1)
     assert math.isclose(given.learning_rate, 0.001)
     assert given.n_epochs == 5

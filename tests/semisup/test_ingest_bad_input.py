@@ -139,6 +139,26 @@ def test_a_bad_file_is_failed_with_code_line_and_fix(
     assert len(finding.got or "") <= 200
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [
+        ("a.csv", b'text,label\n"one\n1",a\ntwo,b\nthree,c\n', 5),
+        ("a.jsonl", b'{"text": "a"}\n{"text": "b"}\n\n{"text": "c"}\n', 4),
+    ],
+)
+def test_the_first_row_over_the_limit_is_named_and_nothing_after_it_is_read(name: str, content: bytes, line: int) -> None:
+    """D20. A bad row is a row: of the second file's three the second is a blank line."""
+    limit = 2 if name == "a.csv" else 3
+    report = validate(io.BytesIO(content), name, max_rows=limit)
+    finding = report.errors[-1]
+    assert (finding.code, finding.line, report.status) == ("too_many_rows", line, "failed")
+    assert f"more than {limit} rows" in finding.message
+    assert f"at most {limit} rows" in (finding.fix or "")
+    assert report.rows == limit
+    for enough in (limit + 1, limit + 2, 0):
+        assert "too_many_rows" not in validate(io.BytesIO(content), name, max_rows=enough).error_counts
+
+
 def test_the_byte_of_a_broken_character_is_its_offset_in_the_file() -> None:
     content = b"\xef\xbb\xbftext,label\r\nok,a\r\ncaf\xe9,b\r\n"
     (finding,) = validate(io.BytesIO(content), "a.csv").errors

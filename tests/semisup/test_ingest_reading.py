@@ -176,10 +176,26 @@ def test_the_report_counts_sizes_and_labels() -> None:
     report = validate(io.BytesIO(content), "a.csv")
     assert report.stats.model_dump() == {
         "chars": {"p50": 3, "p99": 4, "max": 4},
+        "words": {"over": {}, "longest": [{"line": line, "words": 2} for line in (2, 3, 4)]},
         "labels": 2,
         "label_distribution": {"x": 2, "y": 1},
     }
     assert (report.bytes, report.sha256) == (26, hashlib.sha256(content).hexdigest())
+
+
+def test_the_report_names_the_rows_with_the_most_words() -> None:
+    turns = [
+        {"role": "system", "content": "one two"},
+        {"role": "user", "content": "three\n four"},
+        {"role": "assistant", "content": "five"},
+    ]
+    rows = [{"messages": turns}, *({"messages": [{"role": "user", "content": "w " * words}]} for words in (64, 65, 129, 600))]
+    rows += [{"messages": [{"role": "user", "content": f"row {number}"}]} for number in range(30)]
+    words = validate(io.BytesIO("\n".join(map(json.dumps, rows)).encode()), "a.jsonl").stats.words
+    assert words is not None
+    assert words.over == {64: 3, 128: 2, 256: 1, 512: 1}
+    assert [(row.line, row.words) for row in words.longest[:5]] == [(5, 600), (4, 129), (3, 65), (2, 64), (1, 5)]
+    assert len(words.longest) == 20
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "one unclosed quote", "one line"])

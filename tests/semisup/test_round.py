@@ -10,22 +10,13 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from tests.semisup.builders import TINY_JOB as SPEC
 from worker.semisup.data import Split
 from worker.semisup.errors import DataError, Stopped
 from worker.semisup.job import Outcome, run_job
 from worker.semisup.keep import DirectoryKeep, MemoryKeep
-from worker.semisup.spec import JobSpec
+from worker.semisup.spec import PAPER, JobSpec
 from worker.semisup.stages import train
-
-# Two words and an end are all that a random LM must learn to say, so that some votes parse.
-SPEC = {
-    "answer": {"kind": "label", "labels": ["red", "blue"]},
-    "hyperparameters": {"learning_rate": 0.03, "batch_size": 8, "lora": {"r": 8, "alpha": 16}},
-    "warmup": {"n_epochs": 30, "format": "in_context"},
-    "evolve": {"n_epochs": 4},
-    "selection": {"strategy": "all"},
-    "propagation": {"k": 2},
-}
 
 
 def spec(**changes) -> JobSpec:
@@ -59,7 +50,7 @@ def test_a_round_ends_with_an_adapter_that_peft_loads_and_a_report(run, llama, s
     assert network(torch.tensor([[1, 2, 3]])).logits.shape[:2] == (1, 3)
     stages = {name.split("/")[1] for name in keep.stored if name.startswith("round-1/")}
     assert stages == {
-        "own-neighbours", "warmup", "neighbours", "propagate", "agree", "justify", "select", "evolve", "evaluate"
+        "own-neighbours", "warmup", "neighbours", "views", "calibrate", "propagate", "agree", "select", "evolve", "evaluate"
     }  # fmt: skip
     names = [arm["name"] for arm in outcome.report.body["arms"]]
     assert {"vanilla", "knn_vote", "labels_only_early", "labels_only_matched", "evolved"} <= set(names)
@@ -113,7 +104,7 @@ def test_a_run_stopped_at_any_stage_goes_on_and_ends_with_the_same_bytes(run, tm
 
 
 def test_a_second_round_works_on_what_the_first_did_not_select(run, split):
-    outcome, keep = run(rounds=2, selection={"strategy": "random", "share": 0.5})
+    outcome, keep = run(rounds=2, selection={"strategy": "random", "share": 0.5}, evolve={"relabel": False, "n_epochs": 1})
     first, second = (keep.stored[f"round-{n}/select"] for n in (1, 2))
     taken = {s.query_id for s in first.chosen()}
     assert {s.query_id for s in second.samples} == {q.id for q in split.unlabeled} - taken
@@ -148,7 +139,7 @@ def test_repo_head_trains_on_pseudo_responses_alone_and_shows_no_neighbours(lab,
 @pytest.mark.parametrize(
     ("off", "votes"),
     [
-        ({"propagation": {"k": 2, "collaboration": False}}, 1),
+        ({"propagation": {"k": 2, "collaboration": False, "collaborators": [{"name": "a", "temperature": 0.0}]}}, 1),
         ({"propagation": {"k": 2, "in_context": False}}, 4),
         ({"resolve": {"resolver": "drop"}}, 4),
         ({"evaluation": {"baselines": False}}, 4),
@@ -167,9 +158,10 @@ def test_each_step_can_be_switched_off_or_changed(run, off, votes):
 
 
 def test_without_in_weight_a_random_lm_says_nothing_and_the_job_says_so(run):
-    with pytest.raises(DataError, match="in_weight is off") as caught:
-        run(propagation={"k": 2, "in_weight": False})
-    assert caught.value.code == "no_samples_selected"
+    with pytest.raises(DataError, match="None of 40 responses") as caught:
+        run(propagation={"k": 2, "in_weight": False, "collaborators": PAPER["propagation"]["collaborators"]})
+    assert caught.value.code == "low_parse_rate"
+    assert "in_weight" in caught.value.hint
 
 
 def test_without_unlabeled_rows_the_job_is_labels_only(run, split):
@@ -186,6 +178,29 @@ def test_a_share_of_the_labels_is_held_out_when_no_test_file_is_given(run, split
     assert task["held_out"] >= 1
     lineage = json.loads((Path(outcome.artefacts.path) / "adapter" / "lineage.json").read_text())
     assert not set(lineage["labeled"]) & set(lineage["held_out"])
+
+
+def test_labels_of_which_too_few_are_left_are_refused(run, split):
+    with pytest.raises(DataError, match="1 labeled rows that ask different things are left") as caught:
+        run(rows=Split(split.labeled[:2], (), ()))
+    assert (caught.value.code, caught.value.param) == ("too_few_labeled", "training_file")
+
+
+def test_the_step_matched_control_leaves_out_words_as_evolve_does(lab, split, monkeypatch):
+    seen = {}
+    original = train.fit
+
+    def spy(lab, start, examples, recipe, training, **kwargs):
+        if kwargs.get("steps"):
+            seen["matched"] = examples
+        return original(lab, start, examples, recipe, training, **kwargs)
+
+    monkeypatch.setattr(train, "fit", spy)
+    evolve = {"n_epochs": 1, "token_drop": 0.5}
+    run_job(spec(evolve=evolve, evaluation={"with_neighbours": False}), split, lab=lab, keep=MemoryKeep(chunk_size=16))
+    first, second = seen["matched"](0), seen["matched"](1)
+    assert len(first) == len(split.labeled)
+    assert first != second
 
 
 def test_full_training_leaves_whole_weights(run):

@@ -6,29 +6,32 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from kombu import Connection, Exchange, Queue
 
 from models.settings import settings
+from models.status import TERMINAL
 from tests import servers
 from tests.conftest import Stack
 from tests.rows import add_file, add_job, get_job, set_job
 from tests.worker.fake_runner import spec_for
 from tests.worker.fake_worker import ARGS
-from tests.worker.watching import alive, chunk_runs, did, how_often, lines, result, runners, wait_until
+from tests.worker.watching import alive, begun_in_vain, chunk_runs, did, how_often, lines, result, runners, wait_until
 from worker.app import QUEUE, celery, configuration, publish, transport_options
 from worker.housekeeper import Housekeeper
 
-LEASE_SECONDS = 3
-FOUND_AGAIN_SECONDS = 5 * LEASE_SECONDS  # the rest of the lease, a sweep, a look around; the rest is for a loaded machine
+LEASE_SECONDS = 12  # no loaded machine stands still for that long: who loses a lease here has a bug
+SHORT_LEASE_SECONDS = 5  # for tests that wait until one is over
+FOUND_AGAIN_SECONDS = (
+    10 * SHORT_LEASE_SECONDS
+)  # the rest of the lease, a sweep, a look around; the rest is for a loaded machine
 
 
 @pytest.fixture(autouse=True)
-def api(stack: Stack, configure: Callable[..., None]) -> Iterator[Housekeeper]:
-    """What an API process has running: a housekeeper without an idle thread."""
-    configure(lease_seconds=LEASE_SECONDS)
+def api(request: pytest.FixtureRequest, stack: Stack, configure: Callable[..., None]) -> Iterator[Housekeeper]:
+    """What an API process has running: a housekeeper without an idle thread. The parameter is another lease."""
+    configure(lease_seconds=getattr(request, "param", LEASE_SECONDS), stop_grace_seconds=2)
     housekeeper = Housekeeper()
     housekeeper.start()
     yield housekeeper
@@ -42,19 +45,22 @@ def start_worker(stack: Stack) -> subprocess.Popen[bytes]:
     return worker
 
 
-def ended(stack: Stack, job: str, status: str = "succeeded", seconds: float = 60) -> None:
-    wait_until(lambda: get_job(job).status == status, seconds, lambda: f"{get_job(job).status}\n{stack.logs()}")
+def ended(stack: Stack, job: str, status: str = "succeeded", seconds: float = 120) -> None:
+    wait_until(lambda: get_job(job).status in TERMINAL, seconds, lambda: f"{get_job(job).status}\n{stack.logs()}")
+    assert get_job(job).status == status, f"{get_job(job).error}\n{stack.logs()}"
 
 
+@pytest.mark.parametrize("api", [30], indirect=True, ids=["looks around every 10 s"])
 def test_a_doorbell_starts_a_job_at_once(stack: Stack, tmp_path: Path) -> None:
     start_worker(stack)
     job = add_job(spec=spec_for(tmp_path))
     ended(stack, job)
     row = get_job(job)
     assert row.started_at is not None
-    assert row.started_at - row.created_at < 2.0
+    assert row.started_at - row.created_at < settings().sweep_seconds / 2, "nobody waited for a look around"
 
 
+@pytest.mark.parametrize("api", [SHORT_LEASE_SECONDS], indirect=True, ids=["short lease"])
 def test_kill_9_of_the_worker_kills_its_runner_and_another_worker_finishes_with_the_same_result(
     stack: Stack, tmp_path: Path
 ) -> None:
@@ -67,7 +73,7 @@ def test_kill_9_of_the_worker_kills_its_runner_and_another_worker_finishes_with_
     wait_until(lambda: did(spec, "begin chunk 3"), what=stack.logs)
     first.kill()
     first.wait()
-    wait_until(lambda: not alive(runners(spec)[0]), seconds=2)
+    wait_until(lambda: not alive(runners(spec)[0]), seconds=10)
     second = start_worker(stack)
     wait_until(lambda: len(runners(spec)) == 2, FOUND_AGAIN_SECONDS, stack.logs)
     wait_until(lambda: did(spec, "begin evolve 3"), what=stack.logs)
@@ -77,22 +83,8 @@ def test_kill_9_of_the_worker_kills_its_runner_and_another_worker_finishes_with_
     ended(stack, job)
     assert result(job) == result(undisturbed)
     assert chunk_runs(job) == [1] * 6
-    again = {what for what, times in how_often(spec, "begin chunk").items() if times > 1}
-    assert again <= in_flight_at_their_end(spec), "only a chunk that a runner died in was begun again"
-    assert set(how_often(spec, "begin chunk").values()) <= {1, 2}
-    assert how_often(spec, "begin warmup") == {"begin warmup": 1}
-    assert how_often(spec, "begin evolve") == {"begin evolve 3": 2}
-
-
-def in_flight_at_their_end(spec: dict[str, Any]) -> set[str]:
-    """What runners began and did not end: the killed one's chunk, and that of a helper which had joined the dead owner."""
-    open_chunks: dict[int, str] = {}
-    for pid, what in lines(spec):
-        if what.startswith("begin chunk"):
-            open_chunks[pid] = what
-        elif what.startswith("end chunk"):
-            open_chunks.pop(pid, None)
-    return set(open_chunks.values())
+    assert begun_in_vain(job, spec) <= 0, "only a chunk that a runner died in was begun again"
+    assert how_often(spec, "begin warmup") == {"begin warmup": 1}, "what was recorded is never computed again"
 
 
 def test_a_worker_told_to_end_gives_its_job_back_and_leaves_within_seconds(stack: Stack, tmp_path: Path) -> None:
@@ -121,13 +113,13 @@ def test_a_running_job_is_cancelled_within_ten_seconds_and_the_worker_takes_the_
 def test_two_worker_processes_share_the_chunks_of_one_stage(stack: Stack, tmp_path: Path) -> None:
     start_worker(stack)
     start_worker(stack)
-    spec = spec_for(tmp_path, items=16, chunk_seconds=0.4)
+    spec = spec_for(tmp_path, items=8, chunk_seconds=0.2, company=2)
     job = add_job(spec=spec)
     ended(stack, job)
     both = {pid for pid, what in lines(spec) if what.startswith("end chunk")}
     assert len(both) == 2, stack.logs()
-    assert chunk_runs(job) == [1] * 16
-    assert set(how_often(spec, "begin chunk").values()) == {1}
+    assert chunk_runs(job) == [1] * 8
+    assert set(how_often(spec, "begin chunk").values()) == {1}, stack.logs()
 
 
 def test_losing_every_message_loses_no_job(stack: Stack, tmp_path: Path) -> None:
@@ -200,4 +192,4 @@ def test_the_settings_that_keep_a_message_a_doorbell(stack: Stack) -> None:
     for name, value in pinned.items():
         if name not in ("broker_url", "broker_transport_options", "worker_disable_prefetch"):
             assert getattr(celery.conf, name) == value, name
-    assert os.environ["SEMIFT_LEASE_SECONDS"] == "3"
+    assert os.environ["SEMIFT_LEASE_SECONDS"] == str(LEASE_SECONDS)

@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from models.db import transaction
 from models.queries import leases, stages
 from models.queries.leases import Lease
-from models.tables import Stage
-from tests.rows import add_job
+from models.tables import Chunk, Event, Stage
+from tests.rows import add_job, let_lease_expire
 from tests.worker.watching import events, rows
 from worker.desk import Desk, ProtocolError
 from worker.semisup.data import Report, Vote
@@ -103,11 +104,49 @@ def test_a_helper_takes_chunks_and_ends_nothing(desk: Desk, helper: Desk) -> Non
     assert helper.chunks_done == 1
 
 
+def test_a_chunk_that_came_too_late_is_refused_and_told_and_the_run_goes_on(desk: Desk, helper: Desk) -> None:
+    stage = "round-1/propagate"
+    assert desk.answer({"ask": "claim", "stage": stage}) == {"chunk": 0}
+    with transaction() as session:
+        session.execute(update(Chunk).values(lease_until=0.0))
+    assert helper.answer({"ask": "claim", "stage": stage}) == {"chunk": 0}
+    folder = desk.scratch / "out" / "chunk"
+    manifest = encode([Vote("a", "yes", "yes", 0.1, 2)], folder)
+    late = {"ask": "commit_chunk", "stage": stage, "chunk": 0, "path": str(folder), "manifest": manifest, "seconds": 0.1}
+    assert desk.answer(late) == {"ok": False}
+    assert (desk.chunks_done, desk.ending) == (0, None)
+    told = rows(Event, desk.lease.job_id, Event.id)[-1]
+    assert told.data == {"stage": stage, "chunk": 0, "code": "chunk_lost"}
+    assert helper.answer(late) == {"ok": True}
+    assert desk.answer({"ask": "claim", "stage": stage}) == {"chunk": 1}
+
+
 def test_what_the_runner_says_of_its_end_is_kept(desk: Desk) -> None:
     assert desk.answer({"tell": "finished"}) is None
     assert desk.ending == {"finished": True}
     desk.answer({"tell": "failed", "error": {"code": "x"}})
     assert desk.ending == {"error": {"code": "x"}}
+
+
+def test_what_did_not_fit_is_known_to_whoever_goes_on(desk: Desk, helper: Desk, tmp_path: Path) -> None:
+    """A report is written by the last runner of a job; batches were halved by any of them."""
+
+    def tell(by: Desk, message: str, code: str | None) -> None:
+        data = {"stage": "s", "code": code} if code else None
+        by.answer({"tell": "event", "level": "warn", "message": message, "data": data})
+
+    tell(desk, "propagate: 32 rows at once did not fit into memory; 16 from here on.", "batch_halved")
+    tell(helper, "propagate: 32 rows at once did not fit into memory; 8 from here on.", "batch_halved")
+    tell(desk, "propagate: 32 rows at once did not fit into memory; 16 from here on.", "batch_halved")
+    tell(desk, "back to step 8", "rolled_back")
+    tell(desk, "a note", None)
+    let_lease_expire(desk.lease.job_id)
+    with transaction() as session:
+        lease = leases.claim_job(session, "w3")
+    assert lease
+    answer = Desk(lease, desk.scratch).answer({"ask": "halved"})
+    assert answer
+    assert [note.partition("; ")[2] for note in answer["notes"]] == ["16 from here on.", "8 from here on."]
 
 
 def test_warnings_of_the_runner_become_events_of_its_job_and_of_no_job_it_lost(desk: Desk) -> None:

@@ -15,18 +15,18 @@ from models.queries import leases
 from models.settings import settings
 from models.tables import Event, Job, Stage
 from tests.rows import add_file, add_job, get_job, set_job
-from tests.worker.fake_runner import spec_for
+from tests.worker.fake_runner import COMMAND, spec_for
 from tests.worker.watching import alive, chunk_runs, did, events, how_often, lines, result, rows, runners, wait_until
 from tests.worker.working import at_work, undisturbed, work
 from worker.scratch import remove_abandoned
 from worker.supervisor import Supervisor
 
-LEASE_SECONDS = 3
+SHORT_LEASE_SECONDS = 3  # for tests that wait until one is lost; no loaded machine loses one of 30 s
 
 
 @pytest.fixture(autouse=True)
 def short_periods(database: str, configure: Callable[..., None]) -> None:
-    configure(lease_seconds=LEASE_SECONDS)
+    configure(lease_seconds=30, stop_grace_seconds=2)
 
 
 def test_a_runner_killed_in_a_chunk_costs_that_chunk_only_and_changes_no_result(tmp_path: Path) -> None:
@@ -57,13 +57,29 @@ def test_deaths_without_progress_end_the_job_with_their_reason(tmp_path: Path) -
     assert "most often for lack of memory" in row.error["message"]
 
 
+def test_a_job_that_kills_its_runners_holds_nobody_up(tmp_path: Path) -> None:
+    poison = add_job(spec=spec_for(tmp_path, fault="kill"))
+    behind = [add_job(spec=spec_for(tmp_path)) for _ in range(2)]
+    worker = Supervisor(command=COMMAND, name="w1")
+    worker.work()
+    assert [get_job(job).status for job in (poison, *behind)] == ["queued", "succeeded", "succeeded"]
+    assert get_job(poison).attempt == 1, "its next attempt waits while others run"
+    for _ in range(2):
+        set_job(poison, next_attempt_at=None)
+        worker.work()
+    assert get_job(poison).status == "failed"
+    last = add_job(spec=spec_for(tmp_path))
+    worker.work()
+    assert get_job(last).status == "succeeded", "the worker lives"
+
+
 def test_a_runner_deaf_to_sigterm_is_killed_after_the_grace(tmp_path: Path) -> None:
     spec = spec_for(tmp_path, chunk_seconds=60, fault="deaf")
     job = add_job(spec=spec)
-    with at_work():
+    with at_work() as supervisor:
         wait_until(lambda: did(spec, "begin chunk 0"))
-        set_job(job, cancel_requested_at=5.0)
-        wait_until(lambda: get_job(job).status == "cancelled", seconds=10)
+        supervisor.stop()
+        wait_until(lambda: get_job(job).status == "queued", seconds=20)
     assert not alive(runners(spec)[0])
 
 
@@ -76,10 +92,11 @@ def test_what_a_runner_started_dies_with_it(tmp_path: Path) -> None:
         assert alive(child)
         supervisor._stopping.set()
         os.kill(runners(spec)[0], signal.SIGKILL)
-        wait_until(lambda: not alive(child), seconds=5)
+        wait_until(lambda: not alive(child), seconds=20)
 
 
-def test_a_lost_lease_kills_the_runner_and_writes_nothing(tmp_path: Path) -> None:
+def test_a_lost_lease_kills_the_runner_and_writes_nothing(tmp_path: Path, configure: Callable[..., None]) -> None:
+    configure(lease_seconds=SHORT_LEASE_SECONDS)
     spec = spec_for(tmp_path, chunk_seconds=60)
     job = add_job(spec=spec)
     with at_work() as supervisor:
@@ -89,7 +106,7 @@ def test_a_lost_lease_kills_the_runner_and_writes_nothing(tmp_path: Path) -> Non
             session.execute(update(Job).where(Job.id == job).values(lease_until=0.0))
             other = leases.claim_job(session, "w2")
         assert other
-        wait_until(lambda: not alive(runners(spec)[0]), seconds=LEASE_SECONDS)
+        wait_until(lambda: not alive(runners(spec)[0]), seconds=5 * SHORT_LEASE_SECONDS)
     row = get_job(job)
     assert (row.status, row.worker, row.lease_token) == ("running", "w2", other.token)
 
@@ -100,7 +117,7 @@ def test_a_worker_that_shuts_down_gives_its_job_back_at_once(tmp_path: Path) -> 
     with at_work() as supervisor:
         wait_until(lambda: did(spec, "begin chunk 0"))
         supervisor.stop()
-        wait_until(lambda: get_job(job).status == "queued", seconds=3)
+        wait_until(lambda: get_job(job).status == "queued", seconds=20)  # the grace, in which a chunk may still end
     row = get_job(job)
     assert (row.attempt, row.next_attempt_at, row.lease_until) == (0, None, None)
     assert not alive(runners(spec)[0])
@@ -132,7 +149,7 @@ def test_an_output_that_rotted_is_made_again_with_the_same_bytes(tmp_path: Path)
 
 def test_two_workers_share_the_chunks_of_one_stage(tmp_path: Path) -> None:
     expected = undisturbed(tmp_path / "undisturbed", items=12)
-    spec = spec_for(tmp_path, items=12, chunk_seconds=0.25)
+    spec = spec_for(tmp_path, items=12, chunk_seconds=0.05, company=2)
     job = add_job(spec=spec, unlabeled_file=add_file(b"{}"))
     with at_work("owner"):
         wait_until(lambda: did(spec, "begin chunk 0"))
@@ -143,7 +160,7 @@ def test_two_workers_share_the_chunks_of_one_stage(tmp_path: Path) -> None:
         pid: sum(1 for who, what in lines(spec) if who == pid and what.startswith("end chunk")) for pid in (owner, helper)
     }
     assert sum(shares.values()) == 12
-    assert min(shares.values()) >= 3
+    assert min(shares.values()) >= 1
     assert chunk_runs(job) == [1] * 12
     assert how_often(spec, "begin evolve") == {"begin evolve 6": 1}
     assert get_job(job).worker == "owner"
@@ -190,7 +207,10 @@ def test_a_worker_that_cannot_start_a_runner_counts_the_attempt_and_goes_on(tmp_
     assert "FileNotFoundError" in events(job)[-1]
 
 
-def test_a_worker_without_database_stops_before_its_lease_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_without_database_stops_before_its_lease_is_over(
+    tmp_path: Path, configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(lease_seconds=SHORT_LEASE_SECONDS)
     spec = spec_for(tmp_path, chunk_seconds=60)
     job = add_job(spec=spec)
 
@@ -200,7 +220,7 @@ def test_a_worker_without_database_stops_before_its_lease_is_over(tmp_path: Path
     with at_work() as supervisor:
         wait_until(lambda: did(spec, "begin chunk 0"))
         monkeypatch.setattr(leases, "heartbeat", unreachable)
-        wait_until(lambda: not alive(runners(spec)[0]), seconds=LEASE_SECONDS + 1)
+        wait_until(lambda: not alive(runners(spec)[0]), seconds=5 * SHORT_LEASE_SECONDS)
         supervisor._stopping.set()
     assert get_job(job).status == "running", "nothing was written: the sweeper finds it"
 

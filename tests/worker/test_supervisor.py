@@ -14,7 +14,7 @@ from tests.worker.fake_runner import spec_for
 from tests.worker.watching import alive, did, events, result, rows, runners, wait_until
 from tests.worker.working import at_work, work
 
-LEASE_SECONDS = 3
+LEASE_SECONDS = 30
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,7 @@ def short_periods(database: str, configure: Callable[..., None]) -> None:
 
 
 def test_a_job_runs_to_its_end_and_everything_the_api_shows_is_there(tmp_path: Path) -> None:
-    spec = spec_for(tmp_path)
+    spec = spec_for(tmp_path, copies=True)
     job = add_job(spec=spec, suffix="mine", unlabeled_file=add_file(b"{}"))
     work()
     row = get_job(job)
@@ -37,17 +37,20 @@ def test_a_job_runs_to_its_end_and_everything_the_api_shows_is_there(tmp_path: P
     assert [sample[1] for sample in found["samples"]] == ["selected", "rejected"] * 3
     assert found["samples"][1][4][0]["response"] == "answer \ufffd 1", "PostgreSQL stores no NUL"
     numbers = {"train_loss": 0.2, "steps": 5, "trained_tokens": 70}
-    summary = {"selected": 3, "rejected": 3, "threshold": 0.5, "reasons": {"above the cut": 3}, **numbers}
+    summary = {"selected": 3, "rejected": 3, "threshold": 0.5, "reasons": {"above the cut": 3}}
+    summary |= {"guarantee": None, "note": None, **numbers}
     assert found["rounds"] == [(1, summary)]
     assert found["checkpoints"] == [(5, numbers)]
     with blobs().open(dict((path, sha) for path, sha, _ in found["artifacts"])["report.json"]) as file:
         assert json.load(file)["seconds"] == sorted(order[:4]), "the report may say how long each stage took"
     assert events(job)[0] == "Fine-tuning job started"
     assert events(job)[-1] == "The job has successfully completed"
+    assert did(spec, "left ['out/round-1/evolve/files', 'out/round-1/warmup/files']"), "weights lie on the worker's disk once"
     assert not (settings().data_dir / "scratch" / job).exists()
 
 
-def test_progress_and_metrics_are_written_with_the_heartbeat(tmp_path: Path) -> None:
+def test_progress_and_metrics_are_written_with_the_heartbeat(tmp_path: Path, configure: Callable[..., None]) -> None:
+    configure(lease_seconds=3)
     job = add_job(spec=spec_for(tmp_path, step_seconds=0.3))
     with at_work():
         wait_until(lambda: get_job(job).progress.get("step"))

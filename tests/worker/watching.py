@@ -12,7 +12,7 @@ from models.db import transaction
 from models.tables import Artifact, Checkpoint, Chunk, Event, Round, SampleRow, Stage
 
 
-def wait_until(true: Callable[[], Any], seconds: float = 30.0, what: Callable[[], str] = lambda: "") -> Any:
+def wait_until(true: Callable[[], Any], seconds: float = 60.0, what: Callable[[], str] = lambda: "") -> Any:
     """The first true value; fails after `seconds`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -47,6 +47,17 @@ def did(spec: dict[str, Any], what: str) -> bool:
 
 def how_often(spec: dict[str, Any], start: str) -> Counter[str]:
     return Counter(what for _, what in lines(spec) if what.startswith(start))
+
+
+def begun_in_vain(job_id: str, spec: dict[str, Any]) -> int:
+    """Chunks begun and not recorded, beyond the one that each interrupted run may leave and those that came too late.
+
+    A machine that stands still for a lease loses what it holds: that a chunk is begun again then is as it should be, and
+    each refused output is an event of the job. Anything above 0 was work done twice for no reason.
+    """
+    begun = sum(how_often(spec, "begin chunk").values())
+    late = sum(event.data.get("code") == "chunk_lost" for event in rows(Event, job_id) if event.data)
+    return begun - sum(chunk_runs(job_id)) - late - (len(runners(spec)) - 1)
 
 
 def rows(table: type, job_id: str, *order: Any) -> list[Any]:

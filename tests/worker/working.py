@@ -28,6 +28,13 @@ def at_work(name: str = "w1", command: tuple[str, ...] = COMMAND) -> Iterator[Su
         assert not thread.is_alive()
 
 
+def notice(supervisor: Supervisor) -> None:
+    """It looks around now rather than at the next beat: tests with long leases need not wait for one."""
+    heart = supervisor._heart
+    assert heart
+    heart.nudge()
+
+
 def work(times: int = 1) -> None:
     for _ in range(times):
         Supervisor(command=COMMAND, name="w1").work()

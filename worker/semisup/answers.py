@@ -1,35 +1,49 @@
-"""From a response to its answer, strictly: what cannot be read unambiguously is None, a failed vote, never an agreement.
+"""From a response to its answer, strictly, and which answers agree (docs/answers.md).
+
+What cannot be read unambiguously is None, a failed vote, never an agreement.
 
 Numbers go through `Decimal`; nothing that a model wrote is ever evaluated.
 """
 
 import re
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from decimal import Context, Decimal, InvalidOperation
+from fractions import Fraction
 from typing import Literal
 
 from worker.semisup.data import Example, Query
 from worker.semisup.errors import DataError
-from worker.semisup.spec import AnswerSpec, LabelAnswer, NumberAnswer
+from worker.semisup.meaning import Embed, Meaning, cluster, read_meaning
+from worker.semisup.spec import AnswerSpec, LabelAnswer, NumberAnswer, TextAnswer
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-MARKER = re.compile(r"(?:^|\n|\.\s)\s*(?:the\s+)?(?:final\s+)?answer\s*(?:is\s*:?|:)\s*", re.IGNORECASE)
+MARKER = re.compile(r"(?:^|\n|[.!?]\s)\s*(?:the\s+)?(?:final\s+)?answer\s*(?:is\s*:?|:)\s*", re.IGNORECASE)
 LETTER = re.compile(r"^\(?([A-Za-z])\)?(?:[.):]?$|[.):]\s)")
 NUMBER = re.compile(r"(?<![\w.,])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\w]|[.,]\d)", re.ASCII)
+RESULT = "####"  # what gsm8k puts before the result of its steps
 NUMBER_LENGTH = 64  # characters; longer digit strings are noise
+DIGITS = Context(prec=NUMBER_LENGTH)  # the usual 28 digits would make two long numbers one
 LABEL_LIMIT = 200  # distinct responses above which a set is not called closed
 LABEL_LENGTH = 80  # characters; longer responses are texts
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """A job's resolved answer kind. `labels` in order of first appearance; `tolerance` for numbers."""
+    """A job's resolved answer kind: what it is, how it is read, and when two of it are one. See docs/answers.md.
+
+    `labels` in order of first appearance; `tolerance` and `relative_tolerance` for numbers; `min_similarity` for texts,
+    where None means that they agree by match alone. `marked`: every labeled response states its answer after "Answer:" (or
+    "####", for numbers), so an open answer without one (a response cut off amid its reasoning) is unreadable.
+    """
 
     kind: Literal["choice", "label", "number", "text"]
     labels: tuple[str, ...] = ()
     tolerance: float = 0.0
+    relative_tolerance: float = 0.0
+    min_similarity: float | None = None
+    marked: bool = False
 
     def parse(self, response: str, query: Query) -> str | None:
         """The canonical answer in `response`, or None."""
@@ -39,54 +53,88 @@ class Answers:
         if self.kind == "label":
             return _label(text, self.labels)
         if self.kind == "number":
-            return _number(response)
-        return normalise(text) or None
+            return None if self.marked and not (_is_marked(response) or _is_number(response)) else _number(response)
+        return None if self.marked and not MARKER.search(response) else normalise(text) or None
+
+    def gold(self, response: str, query: Query) -> str | None:
+        """The canonical answer in a response that a person gave: never cut off, so it needs no marker."""
+        return replace(self, marked=False).parse(response, query)
 
     def canonical(self, response: str, answer: str) -> str:
         """The response to train on: the answer's own form where the response is nothing but that answer."""
         closed = self.kind in ("choice", "label") and _spaceless(response) == _spaceless(answer)
         return answer if closed else response
 
-    def same(self, left: str | None, right: str | None) -> bool:
-        """Whether two parsed answers count as one. A failed vote agrees with nothing, itself included."""
+    def meaning(self, embed: Embed, groups: Iterable[Sequence[str | None]]) -> Meaning | None:
+        """What `same` and `group` need to compare the answers within each of `groups`; None where answers agree by match."""
+        return read_meaning(embed, groups) if self.kind == "text" and self.min_similarity is not None else None
+
+    def same(self, left: str | None, right: str | None, meaning: Meaning | None = None) -> bool:
+        """Whether two parsed answers count as one; symmetric. A failed vote agrees with nothing, itself included.
+
+        Without `meaning` texts agree by match alone.
+        """
         if left is None or right is None:
             return False
-        if self.kind == "number" and self.tolerance > 0:
-            return abs(Decimal(left) - Decimal(right)) <= Decimal(str(self.tolerance))
+        if self.kind == "number" and left != right:
+            return self._near(Fraction(left), Fraction(right))
+        if self.kind == "text" and meaning and self.min_similarity is not None:
+            return meaning.similarity(left, right) >= self.min_similarity
         return left == right
 
-    def group(self, answers: Sequence[str | None]) -> list[tuple[str, list[int]]]:
-        """Parsed answers that agree, as (the first one's form, indices), largest group first, ties by first appearance."""
-        groups: list[tuple[str, list[int]]] = []
-        for index, answer in enumerate(answers):
-            found = next((members for form, members in groups if self.same(form, answer)), None)
-            if found is not None:
-                found.append(index)
-            elif answer is not None:
-                groups.append((answer, [index]))
-        return sorted(groups, key=lambda group: -len(group[1]))
+    def group(self, answers: Sequence[str | None], meaning: Meaning | None = None) -> list[tuple[str, list[int]]]:
+        """Parsed answers that agree, as (the first one's form, indices), largest group first, ties by first appearance.
+
+        Which answers form a group does not depend on their order. Any two numbers of a group are the `same`; of texts, a
+        cluster's mean similarity is at least `min_similarity`.
+        """
+        parsed = [index for index, answer in enumerate(answers) if answer is not None]
+        values = [answers[index] or "" for index in parsed]
+        if self.kind == "number" and (self.tolerance or self.relative_tolerance):
+            found = _windows([Fraction(value) for value in values], self._near)
+        elif self.kind == "text" and meaning and self.min_similarity is not None:
+            found = cluster(values, meaning, self.min_similarity)
+        else:
+            found = [[i for i, value in enumerate(values) if value == form] for form in dict.fromkeys(values)]
+        groups = [(values[members[0]], [parsed[i] for i in members]) for members in found]
+        return sorted(groups, key=lambda group: (-len(group[1]), group[1][0]))
+
+    def _near(self, left: Fraction, right: Fraction) -> bool:
+        """|left - right| at most the absolute tolerance, or the relative one times the larger magnitude."""
+        allowed = Fraction(str(self.relative_tolerance)) * max(abs(left), abs(right))
+        return abs(left - right) <= max(Fraction(str(self.tolerance)), allowed)
 
 
 def resolve_answers(spec: AnswerSpec, labeled: Sequence[Example]) -> Answers:
     """The answer kind of a job: as the spec says, or found from the labeled rows when it says auto."""
-    if spec.kind != "auto":
-        labels = tuple(spec.labels or _distinct(labeled)) if isinstance(spec, LabelAnswer) else ()
-        return Answers(spec.kind, labels, spec.tolerance if isinstance(spec, NumberAnswer) else 0.0)
-    if all(example.query.options for example in labeled):
+    responses = [example.response for example in labeled]
+    marked = bool(labeled) and all(map(_is_marked, responses))
+    match spec:
+        case LabelAnswer():
+            return Answers("label", tuple(spec.labels or _distinct(labeled)))
+        case NumberAnswer():
+            return Answers("number", (), spec.tolerance, spec.relative_tolerance, marked=marked)
+        case TextAnswer():
+            least = spec.min_similarity if spec.agree_by == "meaning" else None
+            return Answers("text", min_similarity=least, marked=marked and all(map(MARKER.search, responses)))
+    if spec.kind == "choice" or all(example.query.options for example in labeled):
         return Answers("choice")
+    numbers = all(_is_number(_stated(response)) for response in responses)
+    if numbers and any(map(is_reasoned, responses)):  # few distinct results of calculations are still no closed set
+        return Answers("number", marked=marked)
     distinct = _distinct(labeled)
     if len(distinct) <= min(LABEL_LIMIT, len(labeled) // 2) and max(map(len, distinct)) <= LABEL_LENGTH:
         return Answers("label", distinct)
-    if all("####" in example.response or NUMBER.fullmatch(example.response.strip()) for example in labeled):
-        return Answers("number")
-    return Answers("text")
+    if numbers:
+        return Answers("number", marked=marked)
+    return resolve_answers(TextAnswer(), labeled)
 
 
 def with_answers(labeled: Sequence[Example], answers: Answers, *, file: str) -> tuple[Example, ...]:
     """The examples with their answers in canonical form. Raises DataError for a response that holds none."""
     out = []
     for example in labeled:
-        answer = answers.parse(example.response, example.query)
+        answer = answers.gold(example.response, example.query)
         if answer is None:
             allowed = f"; allowed: {', '.join(answers.labels[:20])}" if answers.labels else ""
             raise DataError(
@@ -106,14 +154,55 @@ def normalise(text: str) -> str:
     return folded.strip("\"'` ").rstrip(".").strip()
 
 
+def is_reasoned(response: str) -> bool:
+    """Whether anything comes before the marked answer: the response holds more than its answer."""
+    starts = [response.rfind(RESULT), *(found.start() for found in MARKER.finditer(response))]
+    return bool(response[: max(0, *starts)].strip())
+
+
 def _distinct(labeled: Sequence[Example]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(example.response.strip() for example in labeled))
+    return tuple(dict.fromkeys(_after_marker(example.response) for example in labeled))
+
+
+def _windows(values: Sequence[Fraction], near: Callable[[Fraction, Fraction], bool]) -> list[list[int]]:
+    """Indices of numbers in groups any two members of which are near: the largest such group, then that of the rest, …
+
+    Tolerance is not transitive, so this is a choice; it looks at sorted values only, never at their order of arrival.
+    Of equally large groups the one with the smaller spread is taken, then the one of lower values.
+    """
+    rest = sorted(range(len(values)), key=lambda i: (values[i], i))
+    groups = []
+    while rest:
+        windows = []
+        for start, low in enumerate(rest):
+            end = start + 1
+            while end < len(rest) and near(values[low], values[rest[end]]):
+                end += 1
+            windows.append((end - start, values[low] - values[rest[end - 1]], -start))
+        size, _, start = max(windows)
+        groups.append(sorted(rest[-start : size - start]))
+        rest = rest[:-start] + rest[size - start :]
+    return groups
 
 
 def _after_marker(response: str) -> str:
     """What follows the last "Answer:", where there is one; else the whole response."""
     found = list(MARKER.finditer(response))
     return (response[found[-1].end() :] if found else response).strip()
+
+
+def _is_marked(response: str) -> bool:
+    return RESULT in response or MARKER.search(response) is not None
+
+
+def _stated(response: str) -> str:
+    """What follows the last "####" or "Answer:", else the whole response: where a number is looked for."""
+    return _after_marker(response.rpartition(RESULT)[2])
+
+
+def _is_number(text: str) -> bool:
+    """Whether the text is nothing but one number, with a currency or per cent sign or a full stop about it at most."""
+    return NUMBER.fullmatch(text.strip("$€£% \n").removesuffix(".")) is not None
 
 
 def _choice(text: str, options: Sequence[str]) -> str | None:
@@ -140,9 +229,9 @@ def _spaceless(text: str) -> str:
 
 def _number(response: str) -> str | None:
     """The number after the last "Answer:" or "####", else the only number there is. Canonical decimal text."""
-    marked = re.split(r"####", response)[-1] if "####" in response else _after_marker(response)
-    found = NUMBER.findall(marked)
-    if not found or (len(set(found)) > 1 and marked == response.strip()):
+    stated = _stated(response)
+    found = NUMBER.findall(stated)
+    if not found or (len(set(found)) > 1 and stated == response.strip()):
         return None
     text = found[0].replace(",", "")
     if len(text) > NUMBER_LENGTH:
@@ -151,4 +240,4 @@ def _number(response: str) -> str | None:
         value = Decimal(text)
     except InvalidOperation:
         return None
-    return format(value.normalize() + 0, "f")
+    return format(DIGITS.add(DIGITS.normalize(value), 0), "f")

@@ -1,6 +1,5 @@
 """The arms of the comparison, all on the same held-out rows: what a sceptical reader would ask to see beside `evolved`."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from worker.semisup.data import Adapter, Neighbours, Prediction, StopChoice
@@ -24,8 +23,8 @@ class Arm:
     stop: StopChoice | None = None
 
 
-def run_arms(task: Task, rounds: Sequence[RoundResult], keep: Keep) -> list[Arm]:
-    """Every arm the spec asks for; `evolved` is always there when there were rounds."""
+def run_arms(task: Task, last: RoundResult | None, keep: Keep) -> list[Arm]:
+    """Every arm the spec asks for. `last` is the round whose evolved adapter is compared; None: there was no unlabeled data."""
     held_out, labeled = task.split.held_out, task.split.labeled
     queries = [example.query for example in held_out]
     near = keep("arms/neighbours", lambda: neighbours_of(task.lab, queries, labeled, task.spec.propagation.k))
@@ -39,18 +38,20 @@ def run_arms(task: Task, rounds: Sequence[RoundResult], keep: Keep) -> list[Arm]
         return arms
 
     arms: list[Arm] = []
-    if task.spec.evaluation.baselines or not rounds:
+    if task.spec.evaluation.baselines or not last:
         arms += lm_arms("vanilla", "vanilla (base LM)", None)
         arms.append(Arm("knn_vote", "kNN vote (no LM)", tuple(evaluate_knn(task, held_out, near)), True))
-        reach = horizon(task, rounds[-1].warm, rounds[-1].evolved) if rounds else horizon(task)
-        stop = keep("labels-only/stop", lambda: choose_stop(task, reach))
-        early = keep("labels-only/early", lambda: labels_only_early(task, stop))
+        reach = horizon(task, last.warm, last.evolved) if last else horizon(task)
+        origin = None if last else task.start  # a control knows nothing of unlabeled rows, those of earlier jobs included
+        stop = keep("labels-only/stop", lambda: choose_stop(task, reach, origin))
+        early = keep("labels-only/early", lambda: labels_only_early(task, stop, origin))
         arms += lm_arms("labels_only_early", "labels-only, early-stopped", early, stop)
-    if not rounds:
+    if not last:
         return arms
-    last = rounds[-1]
     if task.spec.evaluation.baselines and last.evolved and last.trained_on:
         steps, start = last.evolved.steps, last.warm if task.spec.evolve.init == "warmup" else None
+        if start and task.start:  # the warm-up went on from an earlier job: its steps are made from the base LM instead
+            steps, start = steps + start.steps, None
         shown = _own(task, keep)
         matched = keep("labels-only/matched", lambda: labels_only_matched(task, start, steps, shown))
         arms += lm_arms("labels_only_matched", "labels-only, step-matched", matched)

@@ -6,6 +6,7 @@ which is how that vocabulary is ordered). It makes every code path run on a lapt
 No task's text is looked at.
 """
 
+import fcntl
 import hashlib
 import json
 import re
@@ -30,7 +31,16 @@ CHAT_TEMPLATE = (
 
 
 def build_bundled(out: Path, layers: int = 3, vocabulary: int = VOCABULARY) -> Path:
-    """Write the bundled LM of `layers` (1 to 6) layers into `out`, once; built anew when this recipe has changed."""
+    """Write the bundled LM of `layers` (1 to 6) layers into `out`, once; built anew when this recipe has changed.
+
+    Processes that start at once wait for the first of them.
+    """
+    with out.with_name(out.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _build(out, layers, vocabulary)
+
+
+def _build(out: Path, layers: int, vocabulary: int) -> Path:
     recipe = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
     marker = out / "recipe"
     if marker.is_file() and marker.read_text() == recipe:
@@ -42,6 +52,7 @@ def build_bundled(out: Path, layers: int = 3, vocabulary: int = VOCABULARY) -> P
         vocab_size=len(kept),
         num_hidden_layers=layers,
         is_decoder=True,
+        attention_probs_dropout_prob=0.0,  # as today's LMs; with it, no fused attention kernel can be used in training
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=list(kept.values()).index(CHAT_TOKENS[-1]),

@@ -6,7 +6,7 @@ Arrays are tuples: every value here has one canonical JSON form, which is what `
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 Verdict = Literal["selected", "rejected"]
 
@@ -47,11 +47,15 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """All the data of a job. `held_out` is read by evaluation only; gold answers of `unlabeled` are not here."""
+    """All the data of a job. `held_out` is read by evaluation only; gold answers of `unlabeled` are not here.
+
+    `validation` decides what a job may decide by looking at answers: which adapter it keeps, and when rounds stop.
+    """
 
     labeled: tuple[Example, ...]
     unlabeled: tuple[Query, ...]
     held_out: tuple[Example, ...]
+    validation: tuple[Example, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,7 @@ class Adapter:
     steps: int
     trained_tokens: int  # response tokens that carried loss, over all steps
     final_loss: float  # mean over the last tenth of the steps, nats per response token
+    notes: tuple[str, ...] = ()  # what the training had to do to get through: a smaller micro-batch, a step left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,13 @@ class Neighbours:
 
 
 @dataclass(frozen=True, slots=True)
+class Views:
+    """collaborator -> row id -> its most probable answers, best first: what classifiers on embeddings say (stages/views.py)."""
+
+    tables: Mapping[str, Mapping[str, tuple[tuple[str, float], ...]]]
+
+
+@dataclass(frozen=True, slots=True)
 class Vote:
     """One collaborator's inference on one query. `answer` is None when nothing could be parsed: a failed vote."""
 
@@ -83,6 +95,9 @@ class Vote:
     answer: str | None
     mean_nll: float  # nats per generated token, the end token included
     tokens: int
+    scored: bool = True  # False: the collaborator gave no log-probs, and mean_nll is the mean of the row's scored votes
+    error: str | None = None  # why there is no response at all
+    scores: tuple[tuple[str, float], ...] = ()  # a classifier's most probable answers with their probabilities, best first
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +117,37 @@ class Candidate:
     answer: str | None
     mean_nll: float
     agreement: float  # share of all votes, failed ones included, that gave `answer`
-    resolved_by: Literal["agreement", "justify", "vote", "weighted_vote", "drop", "single"]
+    resolved_by: Literal["agreement", "justify", "vote", "weighted_vote", "drop", "single", "pool"]
     votes: tuple[Vote, ...]
     justification: Vote | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One labeled row answered by a network that was not trained on it: what confidence is measured against."""
+
+    id: str
+    fold: int
+    answer: str | None  # the resolved pseudo-label; None: nothing usable
+    mean_nll: float
+    agreement: float
+    correct: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """How far votes can be trusted, measured on labeled rows outside each network's own training (cross-fitting).
+
+    `weights`: collaborator -> exponent of its distribution in the pool; 0 means it was gated out. Empty without a pool.
+    `tokens`: stage inside calibrate -> tokens trained on or generated. `notes`: what the folds' trainings had to do.
+    """
+
+    mode: Literal["cross_fit", "held_out"]
+    folds: int
+    judged: tuple[Judged, ...]
+    weights: Mapping[str, float] = field(default_factory=dict)
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,15 +177,25 @@ class Sample:
     justification: Vote | None = None
 
 
+def unanimous(one: Candidate | Sample) -> bool:
+    """Whether all votes gave the answer; a pool may settle on what none of them gave."""
+    return one.resolved_by in ("agreement", "single") or (one.resolved_by == "pool" and one.agreement == 1.0)
+
+
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Every candidate with its verdict and reason, in upload order, and the numbers behind the cut."""
+    """Every candidate with its verdict and reason, in upload order, and the numbers behind the cut.
+
+    `guarantee` is what the risk_control selector promises, or could not (docs/selection.md). `note`: what a reader must know.
+    """
 
     samples: tuple[Sample, ...]
     threshold: float | None
     selected: int
     rejected: int
     reasons: Mapping[str, int] = field(default_factory=dict)
+    guarantee: Mapping[str, Any] | None = None
+    note: str | None = None
 
     def chosen(self) -> tuple[Sample, ...]:
         return tuple(sample for sample in self.samples if sample.verdict == "selected")
@@ -163,13 +216,16 @@ class Prediction:
 class StopChoice:
     """Which epoch the labels-only arm stops at, chosen on a labeled dev split: (epochs, dev accuracy) pairs tried.
 
-    `horizon` is the number of epochs its learning-rate schedule was laid out for.
+    `horizon` is the number of epochs its learning-rate schedule was laid out for. `tokens`: trained on, and generated on the
+    dev split; `notes` as an adapter's, of the training that was looked at.
     """
 
     epochs: int
     horizon: int
     tried: tuple[tuple[int, float], ...]
     dev_size: int
+    tokens: int = 0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,9 +249,12 @@ STORED: Mapping[str, type] = {
     for kind in (
         Adapter,
         Neighbours,
+        Views,
         Vote,
         Ballot,
         Candidate,
+        Judged,
+        Calibration,
         Agreed,
         Sample,
         Selection,

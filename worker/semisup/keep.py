@@ -17,7 +17,8 @@ from typing import Any, Protocol, TypeVar
 from pydantic import ConfigDict, TypeAdapter
 
 from worker.semisup.data import STORED, Adapter, Folder
-from worker.semisup.errors import KeepMismatch
+from worker.semisup.errors import KeepMismatch, Stopped
+from worker.semisup.shelf import DirectoryShelf, Every, NoShelf, Shelf
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -45,6 +46,11 @@ class Keep(Protocol):
 
     def seconds(self) -> dict[str, float]:
         """Wall seconds each stage took when it was made (not when it was read back), by full stage name."""
+        ...
+
+    @property
+    def shelf(self) -> Shelf:
+        """Where the stage that runs has its checkpoints; they go when its output is stored."""
         ...
 
 
@@ -121,6 +127,7 @@ class MemoryKeep:
         self.stored: dict[str, Any] = {}
         self._seconds: dict[str, float] = {}
         self._prefix = ""
+        self.shelf: Shelf = NoShelf()
 
     def __call__(self, name: str, make: Callable[[], T]) -> T:
         key = self._prefix + name
@@ -155,10 +162,23 @@ Watch = Callable[[str, int, int, Mapping[str, float]], None]  # stage, step, tot
 class DirectoryKeep:
     """A folder per stage, `manifest.json` written last: a run that is killed anywhere goes on where it was."""
 
-    def __init__(self, root: Path, run: Mapping[str, Any], *, chunk_size: int = 64, watch: Watch | None = None) -> None:
-        """`run` says what makes this run this run (spec, data hashes); another run's folder raises KeepMismatch."""
+    def __init__(
+        self,
+        root: Path,
+        run: Mapping[str, Any],
+        *,
+        chunk_size: int = 64,
+        watch: Watch | None = None,
+        every: Every | None = None,
+    ) -> None:
+        """`run` says what makes this run this run (spec, data hashes); another run's folder raises KeepMismatch.
+
+        `every`: when checkpoints are made inside trainings, in <root>/checkpoints; default: once a minute.
+        """
         self.root, self.chunk_size, self.watch = root, chunk_size, watch
-        self._prefix = self._stage = ""
+        self._prefix = ""
+        self._now = {"stage": ""}  # shared by all that `within` makes
+        self.shelf = DirectoryShelf(root / "checkpoints", lambda: self._now["stage"], every or Every())
         mine, theirs = canonical_json(dict(run)), root / "run.json"
         if theirs.is_file() and theirs.read_bytes() != mine:
             raise KeepMismatch(f"{root} holds another run (its spec or data differ); choose another output folder")
@@ -166,10 +186,12 @@ class DirectoryKeep:
         theirs.write_bytes(mine)
 
     def __call__(self, name: str, make: Callable[[], T]) -> T:
-        self._stage = self._prefix + name
-        folder = self.root / "stages" / self._stage
+        stage = self._now["stage"] = self._prefix + name
+        folder = self.root / "stages" / stage
         stored = folder / "manifest.json"
         if not stored.is_file():
+            if self.shelf.stopping():
+                raise Stopped(f"Told to stop before {stage}.")
             started = time.monotonic()
             value = make()
             shutil.rmtree(folder, ignore_errors=True)
@@ -177,6 +199,7 @@ class DirectoryKeep:
             partial = folder / "manifest.json.partial"
             partial.write_text(json.dumps(manifest, indent=1, sort_keys=True))
             partial.replace(stored)
+            self.shelf.clear(stage)
         return decode(json.loads(stored.read_text()), folder)  # type: ignore[no-any-return]
 
     def map(self, name: str, items: Sequence[Item], work: Callable[[Sequence[Item]], Sequence[T]]) -> tuple[T, ...]:
@@ -195,7 +218,7 @@ class DirectoryKeep:
 
     def tick(self, step: int, total: int, **metrics: float) -> None:
         if self.watch:
-            self.watch(self._stage, step, total, metrics)
+            self.watch(self._now["stage"], step, total, metrics)
 
     def seconds(self) -> dict[str, float]:
         stages = self.root / "stages"

@@ -18,12 +18,18 @@ import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessorList
 from transformers.utils import logging as transformers_logging
 
 from worker.semisup.bundled import build_bundled
 from worker.semisup.data import Adapter, Message
-from worker.semisup.errors import LmNotFound
+from worker.semisup.folders import check_adapter_folder, check_lm_folder, revision, weights_sha256
+from worker.semisup.memory import Batches
+from worker.semisup.outside import Outside
+from worker.semisup.plain import PlainEncoder
+from worker.semisup.precision import has_bf16, suit_bf16
+from worker.semisup.sampling import SeededSampler
+from worker.semisup.shelf import NoShelf, Shelf
 from worker.semisup.spec import LoraSpec
 
 transformers_logging.disable_progress_bar()  # a worker's log is no terminal
@@ -45,6 +51,18 @@ class Generated:
 def _no_tick(step: int, total: int, **metrics: float) -> None: ...
 
 
+@dataclass
+class Mount:
+    """The one network on the device, whichever of a job's labs loaded it. `loads` counts how often one was."""
+
+    what: tuple[str, str] | None = None  # base, adapter
+    network: Any = None
+    loads: int = 0
+
+    def clear(self) -> None:
+        self.what = self.network = None
+
+
 class Lab:
     """The base LM, the embedder and the device of one job. `name` is what adapters call their base; never a path."""
 
@@ -58,29 +76,49 @@ class Lab:
         threads: int = 0,
         precision: Literal["auto", "fp32", "bf16"] = "auto",
         tick: Callable[..., None] = _no_tick,
+        outside: Outside | None = None,
+        mount: Mount | None = None,
+        shelf: Shelf | None = None,
     ) -> None:
-        self.base = _base_folder(base, cache)
-        self.name = name
-        self.tick = tick
+        """`outside` is what collaborators may call besides this LM; `mount` is shared by labs on one device.
+
+        `shelf` has checkpoints of trainings, and hears what goes on here.
+        """
+        self.base, self.cache, self.name = _base_folder(base, cache, name), cache, name
+        self.outside = outside or Outside()
+        self.tick, self.shelf = tick, shelf or NoShelf()
+        self.batches = Batches(GENERATION_BATCH, self.shelf)
         if threads:
             torch.set_num_threads(threads)
         self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-        self.bf16 = precision == "bf16" or (precision == "auto" and _has_bf16(self.device))
-        self._mounted: tuple[str, Any] | None = None  # (what is attached, network)
+        self.bf16 = precision == "bf16" or (precision == "auto" and has_bf16(self.device))
+        self._mount = mount or Mount()
+        self._beside: dict[str, Lab] = {}
         self.tokenizer = AutoTokenizer.from_pretrained(self.base, padding_side="left", trust_remote_code=False)
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.encoder = PlainEncoder(self.tokenizer, name)
 
     @cached_property
     def parameters(self) -> int:
         with self.lm(None) as lm:
             return sum(p.numel() for p in lm.network.parameters())
 
+    @cached_property
+    def base_sha256(self) -> str:
+        return weights_sha256(self.base, self.cache / "weights.json")
+
     @property
     def environment(self) -> dict[str, Any]:
         """What the bits of a result depend on besides spec and data."""
-        return {
+        remote = {name: engine.endpoint.model for name, engine in self.outside.engines.items()}
+        adapters = {name: tuned.sha256 for name, tuned in self.outside.adapters.items()}
+        lms = {name: lab.base_sha256 for name, lab in sorted(self._beside.items())}
+        commit = revision(self.base)
+        named = {"engines": remote, "adapters": adapters, "lms": lms, "base_revision": commit}
+        return {key: value for key, value in named.items() if value} | {
             "base": self.name,
+            "base_sha256": self.base_sha256,
             "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
             "precision": "bf16" if self.bf16 else "fp32",
             "threads": torch.get_num_threads(),
@@ -88,35 +126,30 @@ class Lab:
         }
 
     def encode_prompt(self, messages: Sequence[Message], max_length: int) -> list[int]:
-        """Token ids of the conversation up to where the assistant speaks; too long loses its front."""
-        turns = [{"role": m.role, "content": m.content} for m in messages]
-        if self.tokenizer.chat_template:
-            text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-            ids = self.tokenizer(text, add_special_tokens=False).input_ids
-        else:
-            text = "\n".join(f"{turn['role'].capitalize()}: {turn['content']}" for turn in turns) + "\nAssistant:"
-            ids = self.tokenizer(text).input_ids
-        return ids[-max_length:]  # type: ignore[no-any-return]
+        """Token ids of the conversation up to where the assistant speaks; too long loses its front. Rows stay data."""
+        return self.encoder.prompt(messages)[-max_length:]
 
     def encode_response(self, text: str) -> list[int]:
         """Token ids of a response, closed by the end token: what carries loss, and what mean_nll counts."""
         lead = "" if self.tokenizer.chat_template else " "
-        return [*self.tokenizer(lead + text, add_special_tokens=False).input_ids, self.tokenizer.eos_token_id]
+        return [*self.encoder.text(lead + text), self.tokenizer.eos_token_id]
 
     @contextmanager
     def lm(self, adapter: Adapter | None) -> Iterator["Lm"]:
         """The base LM with `adapter` attached, for inference. Stays loaded for the next stage that wants the same."""
-        wanted = adapter.sha256 if adapter else "base"
-        if not self._mounted or self._mounted[0] != wanted:
-            self._mounted = (wanted, self._load(adapter))
-        network = self._mounted[1].eval()
+        wanted = self.network_name(adapter)
+        if self._mount.what != wanted:
+            self._mount.clear()  # before the next one is loaded: there may be no room for two
+            self._mount.network = self._load(adapter)
+            self._mount.what, self._mount.loads = wanted, self._mount.loads + 1
+        network = self._mount.network.eval()
         with torch.inference_mode(), self._autocast():
             yield Lm(self, network)
 
     @contextmanager
     def training(self, start: Adapter | None, trainable: Literal["lora", "full"], lora: LoraSpec) -> Iterator[Any]:
         """A network whose trainable weights are a LoRA adapter or everything, starting from `start` or from the base."""
-        self._mounted = None
+        self._mount.clear()
         network = self._load(start, trainable)
         if trainable == "lora" and start is None:
             network = get_peft_model(
@@ -130,9 +163,38 @@ class Lab:
                     task_type="CAUSAL_LM",
                 ),
             )
+        if self.bf16:
+            suit_bf16(network)
         network.train()
         yield network
-        self._mounted = None
+        self._mount.clear()
+
+    def beside(self, name: str) -> "Lab":
+        """The lab of another base LM, by the name `outside` has for it: own tokenizer and chat template, the same device."""
+        if name == self.name:
+            return self
+        if name not in self._beside:
+            precision: Literal["fp32", "bf16"] = "bf16" if self.bf16 else "fp32"
+            place, device = self.outside.lm(name), str(self.device)
+            shared: dict[str, Any] = {"cache": self.cache, "mount": self._mount, "shelf": self.shelf}
+            other = Lab(place, name=name, device=device, precision=precision, **shared)
+            other.batches = self.batches
+            self._beside[name] = other
+        return self._beside[name]
+
+    def network_name(self, adapter: Adapter | None) -> tuple[str, str]:
+        """What tells this lab's network with `adapter` on it from every other: see `mounted`."""
+        return str(self.base), adapter.sha256 if adapter else "base"
+
+    @property
+    def mounted(self) -> tuple[str, str] | None:
+        """The network that is loaded, by its network_name."""
+        return self._mount.what
+
+    @property
+    def loads(self) -> int:
+        """How often a network was loaded for inference, by this lab and those beside it."""
+        return self._mount.loads
 
     def save(self, network: Any, kind: Literal["lora", "full"]) -> tuple[str, str]:
         """(folder, sha256 of the weights) of the network's trained part, as safetensors with its tokenizer beside it."""
@@ -154,10 +216,18 @@ class Lab:
         """Sentence embeddings, unit length: (len(texts), 384) float32 of all-MiniLM-L6-v2 (mean pooling)."""
         tokenizer, network = self._embedder
         out = []
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):  # bf16 is too coarse for a cosine
             for start in range(0, len(texts), EMBED_BATCH):
+                self.shelf.alive("batch")
                 batch = list(texts[start : start + EMBED_BATCH])
-                tokens = tokenizer(batch, padding=True, truncation=True, max_length=EMBED_TOKENS, return_tensors="pt")
+                tokens = tokenizer(
+                    batch,
+                    padding=True,
+                    truncation=True,
+                    max_length=EMBED_TOKENS,
+                    return_tensors="pt",
+                    split_special_tokens=True,  # a row that says [SEP] says five characters
+                )
                 tokens = tokens.to(self.device)
                 states = network(**tokens).last_hidden_state.float()  # (batch, seq, hidden)
                 mask = tokens["attention_mask"][..., None].float()
@@ -175,6 +245,9 @@ class Lab:
 
     def _load(self, adapter: Adapter | None, trainable: Literal["lora", "full"] | None = None) -> Any:
         """The network with `adapter` on it. Weights that are trained are float32; on CUDA all others are bfloat16."""
+        self.shelf.alive("loading")
+        if adapter:
+            check_adapter_folder(Path(adapter.path), "the adapter")
         folder = adapter.path if adapter and adapter.kind == "full" else str(self.base)
         half = self.bf16 and self.device.type == "cuda" and trainable != "full"
         dtype = torch.bfloat16 if half else torch.float32
@@ -204,9 +277,11 @@ class Lm:
         """
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))  # equal lengths together: less padding
         out: dict[int, Generated] = {}
-        for start in range(0, len(order), GENERATION_BATCH):
-            rows = order[start : start + GENERATION_BATCH]
-            batch = self._generate([prompts[i] for i in rows], temperature, [seeds[i] for i in rows], max_new_tokens)
+
+        def work(rows: Sequence[int]) -> list[Generated]:
+            return self._generate([prompts[i] for i in rows], temperature, [seeds[i] for i in rows], max_new_tokens)
+
+        for rows, batch in self.lab.batches.of(order, work):
             out.update(zip(rows, batch, strict=True))
         return [out[i] for i in range(len(prompts))]
 
@@ -238,41 +313,14 @@ class Lm:
     def score(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> list[float]:
         """Mean NLL of each response given its prompt, nats per token, by teacher forcing. Empty responses are an error."""
         out: list[float] = []
-        for start in range(0, len(prompts), GENERATION_BATCH):
-            part = slice(start, start + GENERATION_BATCH)
-            nll, mask = response_nll(self.network, self.lab, prompts[part], responses[part])
-            out.extend((nll.sum(1) / mask.sum(1)).tolist())
+
+        def work(rows: Sequence[int]) -> list[float]:
+            nll, mask = response_nll(self.network, self.lab, [prompts[i] for i in rows], [responses[i] for i in rows])
+            return (nll.sum(1) / mask.sum(1)).tolist()
+
+        for _, means in self.lab.batches.of(range(len(prompts)), work):
+            out.extend(means)
         return out
-
-
-class SeededSampler(LogitsProcessor):  # type: ignore[misc]
-    """Draws each row's next token from the row's own generator and leaves only that token, so that greedy search takes it.
-
-    Inverse-CDF sampling: one uniform number per row and step. Records the untempered log-prob of what was drawn.
-    """
-
-    def __init__(self, temperature: float, seeds: Sequence[int], ends: set[int]) -> None:
-        self.temperature, self.ends = temperature, ends
-        self.generators = [np.random.Generator(np.random.Philox(seed)) for seed in seeds]
-        self.nll = [0.0] * len(seeds)
-        self.tokens = [0] * len(seeds)
-        self.finished = [False] * len(seeds)
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # scores: (batch, vocab)
-        logp = scores.float().log_softmax(-1)
-        if self.temperature > 0:
-            cdf = (logp / self.temperature).softmax(-1).double().cumsum(-1)  # (batch, vocab)
-            uniform = torch.tensor([g.random() for g in self.generators], dtype=torch.float64, device=scores.device)
-            drawn = torch.searchsorted(cdf, (uniform * cdf[:, -1])[:, None]).squeeze(-1).clamp(max=scores.shape[-1] - 1)
-        else:
-            drawn = logp.argmax(-1)
-        chosen, nll = drawn.tolist(), (-logp.gather(-1, drawn[:, None]).squeeze(-1)).tolist()
-        for row, token in enumerate(chosen):
-            if not self.finished[row]:
-                self.nll[row] += nll[row]
-                self.tokens[row] += 1
-                self.finished[row] = token in self.ends
-        return torch.full_like(scores, float("-inf")).scatter(-1, drawn[:, None], 0.0)
 
 
 def pad_left(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -305,25 +353,16 @@ def response_nll(
         arguments["logits_to_keep"] = longest + 1
     logits = network(**arguments).logits[:, -longest - 1 : -1].float()  # (batch, longest, vocab)
     targets = ids[:, -longest:]
-    nll = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
-    return nll * mask, mask
+    nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+    return nll.view_as(mask) * mask, mask
 
 
-def _has_bf16(device: torch.device) -> bool:
-    """Native bf16 arithmetic: on CPU only where the instructions exist (emulation is slower than float32)."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    flags = Path("/proc/cpuinfo")
-    return device.type == "cpu" and flags.is_file() and "avx512_bf16" in flags.read_text(errors="replace")
-
-
-def _base_folder(base: str, cache: Path) -> Path:
-    """A local folder with the base LM: an operator's path, or `bundled:N`, built once into `cache`."""
+def _base_folder(base: str, cache: Path, name: str) -> Path:
+    """A local folder with the base LM: an operator's path, or `bundled:N`, built once into `cache`. Raises LmNotFound."""
     if base.startswith("bundled:"):
         layers = int(base.removeprefix("bundled:"))
         cache.mkdir(parents=True, exist_ok=True)
         return build_bundled(cache / f"bundled-{layers}", layers)
     folder = Path(base)
-    if not (folder / "config.json").is_file():
-        raise LmNotFound(f"{base} holds no language model (no config.json)", hint="Point the LM's entry at its local folder.")
+    check_lm_folder(folder, name)
     return folder

@@ -3,10 +3,16 @@
 User text is placed by concatenation only: no template language ever sees it.
 """
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from worker.semisup.answers import LETTERS, Answers
 from worker.semisup.data import Example, Message, Query, Vote
+
+WORDS = re.compile(r"\s*\S+")
 
 
 def conversation(query: Query, demonstrations: Sequence[Example] = (), system: str | None = None) -> tuple[Message, ...]:
@@ -39,6 +45,17 @@ def justification(query: Query, votes: Sequence[Vote], answers: Answers, system:
         f"Consider which one is right and why, then end with `Answer:` and {form}."
     )
     return conversation(Query(query.id, (*query.messages[:-1], Message("user", ask))), (), system)
+
+
+def thinned(example: Example, share: float, seed: int) -> Example:
+    """The example with each word of its question left out by chance `share`; one word at least stays. Options stay whole."""
+    words = WORDS.findall(example.query.question)
+    kept = np.random.Generator(np.random.Philox(seed)).random(len(words)) >= share
+    text = "".join(word for word, keep in zip(words, kept, strict=True) if keep).strip() or example.query.question
+    turns = list(example.query.messages)
+    last = max(i for i, turn in enumerate(turns) if turn.role == "user")
+    turns[last] = Message("user", text)
+    return replace(example, query=replace(example.query, messages=tuple(turns)))
 
 
 def _question(query: Query) -> str:

@@ -3,16 +3,23 @@
 Every line is a stage that `keep` makes once; `keep.map` lines are cut into chunks that other machines may take.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from worker.semisup.data import Adapter, Ballot, Candidate, Neighbours, Prediction, Query, Sample, Selection
+from worker.semisup.data import (
+    Adapter,
+    Calibration,
+    Neighbours,
+    Prediction,
+    Sample,
+    Selection,
+    unanimous,
+)
 from worker.semisup.keep import Keep
 from worker.semisup.seeds import derive_seed
-from worker.semisup.stages.agree import VOTE_RESOLVERS, agree, justify
+from worker.semisup.stages.calibrate import calibrate, calibration_folds, teaching, views_for
+from worker.semisup.stages.candidates import settle_all, vote
 from worker.semisup.stages.evaluate import evaluate
 from worker.semisup.stages.neighbours import neighbours_of
-from worker.semisup.stages.propagate import propagate
 from worker.semisup.stages.select import select
 from worker.semisup.stages.train import evolve, own_neighbours, training_set, warm_up
 from worker.semisup.task import Task
@@ -28,66 +35,54 @@ class RoundResult:
     selection: Selection
     trained_on: tuple[Sample, ...]
     predictions: tuple[Prediction, ...]
+    calibration: Calibration | None = None
 
 
 def run_round(task: Task, number: int, before: RoundResult | None, keep: Keep) -> RoundResult:
-    """Round `number`. Later rounds infer with the adapter evolved `before` and work on what it did not select."""
+    """Round `number`. Later rounds infer with the adapter evolved `before`; without relabel on what was not selected yet."""
     spec, lab, split, seed = task.spec, task.lab, task.split, derive_seed(task.spec.seed, "round", number)
-    taken = {s.query_id for s in before.trained_on} if before else set()
+    earlier = before.trained_on if before and not spec.evolve.relabel else ()
+    taken = {s.query_id for s in earlier}
     pool = [q for q in split.unlabeled if q.id not in taken]
-    earlier = before.trained_on if before else ()
+    folds = calibration_folds(task)
+    taught = teaching(task, folds)
 
     shown = keep("own-neighbours", lambda: own_neighbours(task))
-    warm = before.warm if before else keep("warmup", lambda: warm_up(task, shown)) if spec.propagation.in_weight else None
+    if before or not spec.propagation.in_weight:
+        warm = before.warm if before else None
+    else:
+        warm = keep("warmup", lambda: warm_up(taught, shown if taught is task else own_neighbours(taught), task.start))
     teacher = before.evolved if before else warm
-    neighbours = keep("neighbours", lambda: neighbours_of(lab, pool, split.labeled, spec.propagation.neighbours))
-    ballots = keep.map("propagate", pool, lambda part: vote(task, teacher, part, neighbours, seed))
-    agreed = keep("agree", lambda: agree(ballots, task.answers, spec.propagation.confidence))
-    resolved = keep.map("justify", agreed.disputed, lambda part: resolve(task, teacher, part, seed))
+    neighbours = keep("neighbours", lambda: neighbours_of(lab, pool, taught.split.labeled, spec.propagation.neighbours))
+    # The trainings of a later teacher cannot be repeated fold by fold: the first round's measure stands for it.
+    views = keep("views", lambda: views_for(task, taught, () if before else folds, pool))
+    inside = keep.within("calibrate")
+    calibration = before.calibration if before else calibrate(task, taught, folds, warm, views, inside, seed)
+    weights = calibration.weights if calibration else {}
+    ballots = keep.map("propagate", pool, lambda part: vote(taught, teacher, part, neighbours, views, seed))
+    candidates = settle_all(taught, teacher, pool, ballots, weights, keep, seed)
     selection = keep(
         "select",
-        lambda: select((*agreed.settled, *resolved), pool, neighbours, spec.selection, round_number=number, seed=seed),
+        lambda: select(
+            candidates,
+            pool,
+            neighbours,
+            spec.selection,
+            round_number=number,
+            seed=seed,
+            calibration=calibration,
+            embed=lab.embed,
+        ),
     )
     trained_on = training_set(selection, earlier)
     known = joined(shown, neighbours, before.neighbours if before else None)
     start = warm if spec.evolve.init == "warmup" else None
-    evolved = keep("evolve", lambda: evolve(task, start, trained_on, split.unlabeled, known, seed)) if trained_on else teacher
+    labels_alone = teacher is None and spec.evolve.data == "labeled+selected"  # nothing selected, but something to train on
+    trains = bool(trained_on) or labels_alone
+    evolved = keep("evolve", lambda: evolve(task, start, trained_on, split.unlabeled, known, seed)) if trains else teacher
     predictions = keep.map("evaluate", split.held_out, lambda part: evaluate(task, evolved, part, None))
-    return RoundResult(number, warm, evolved, known, len(agreed.settled), selection, trained_on, predictions)
-
-
-def vote(task: Task, teacher: Adapter | None, part: Sequence[Query], neighbours: Neighbours, seed: int) -> list[Ballot]:
-    return propagate(
-        task.lab,
-        teacher,
-        part,
-        task.labeled,
-        neighbours,
-        task.answers,
-        task.spec.propagation,
-        system=task.spec.system_prompt,
-        max_length=task.max_length,
-        max_new_tokens=task.max_new_tokens,
-        seed=seed,
-    )
-
-
-def resolve(task: Task, teacher: Adapter | None, part: Sequence[Ballot], seed: int) -> list[Candidate]:
-    """What the spec does with disputed queries: ask the LM once more, or count votes."""
-    if task.spec.resolve.resolver in VOTE_RESOLVERS:
-        settle = VOTE_RESOLVERS[task.spec.resolve.resolver]
-        return [settle(ballot, task.answers, task.spec.propagation.confidence) for ballot in part]
-    return justify(
-        task.lab,
-        teacher,
-        part,
-        {query.id: query for query in task.split.unlabeled},
-        task.answers,
-        system=task.spec.system_prompt,
-        max_length=task.justify_length,
-        max_new_tokens=task.justify_tokens,
-        seed=seed,
-    )
+    consistent = sum(unanimous(candidate) for candidate in candidates)
+    return RoundResult(number, warm, evolved, known, consistent, selection, trained_on, predictions, calibration)
 
 
 def joined(*parts: Neighbours | None) -> Neighbours:

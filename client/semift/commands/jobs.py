@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from semift import show, wire
-from semift.app import CANCELLED, INTERRUPTED, JOB_FAILED, OK, JobId, Json, Key, Url, command
+from semift.app import CANCELLED, JOB_FAILED, OK, JobId, Json, Key, Url, command, interrupted
 from semift.client import DEFAULT_URL, Client
 from semift.submit import read_order
 from semift.submit import submit as submit_order
@@ -66,10 +66,10 @@ def attach(client: Client, job_id: str, as_json: bool) -> None:
         display = Lines(sys.stdout)
     try:
         job = follow(client, job_id, display)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as how:
         other = "" if client.url == DEFAULT_URL else f" --url {client.url}"
         typer.echo(f"\nDetached; the job goes on. Watch it again: semift watch {job_id}{other}", err=True)
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(interrupted(how)) from None
     if not as_json:
         conclude(client, job)
     raise typer.Exit(ENDED[job["status"]])
@@ -120,3 +120,19 @@ def cancel(job_id: JobId, url: Url = DEFAULT_URL, api_key: Key = "", as_json: Js
         show.emit(dict(job))
     else:
         typer.echo(f"{job['id']} {'is being cancelled' if job['status'] == 'running' else job['status']}")
+
+
+@command
+def pause(job_id: JobId, url: Url = DEFAULT_URL, api_key: Key = "", as_json: Json = False) -> None:
+    """Put a job to rest. A running one finishes its step or chunk and leaves a checkpoint."""
+    with Client(url, api_key) as client:
+        job = client.pause(job_id)
+    show.emit(dict(job)) if as_json else typer.echo(f"{job['id']} {job['status']}")
+
+
+@command
+def resume(job_id: JobId, url: Url = DEFAULT_URL, api_key: Key = "", as_json: Json = False) -> None:
+    """Put a paused job back into the queue; it goes on where it was."""
+    with Client(url, api_key) as client:
+        job = client.resume(job_id)
+    show.emit(dict(job)) if as_json else typer.echo(f"{job['id']} {job['status']}")

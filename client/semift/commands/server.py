@@ -24,7 +24,7 @@ def up_(
     host: Annotated[str | None, typer.Option(help="Default: this machine only.")] = None,
     port: Annotated[int | None, typer.Option(help="Default: 8642.")] = None,
 ) -> None:
-    """Start the server of the checkout you are in; ctrl-C ends it."""
+    """Start the server of the checkout you are in; ctrl-C or SIGTERM ends it, its worker and what that runs."""
     up.run(data_dir, host, port)
 
 

@@ -5,11 +5,12 @@ Gold answers of unlabeled rows are returned apart from the rows: only the report
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Literal
 
 from worker.semisup.answers import LETTERS
-from worker.semisup.data import Example, Query
+from worker.semisup.data import Example, Query, Split
 from worker.semisup.errors import DatasetRejected
 from worker.semisup.ingest.columns import Mapped
 from worker.semisup.ingest.findings import Finding, IngestOptions, Role
@@ -22,25 +23,36 @@ SHOWN_PAIRS = 5
 
 
 def read_labeled(
-    path: Path, filename: str, options: Mapping[str, Any] | IngestOptions | None = None, prefix: str = "l"
+    path: Path | BinaryIO, filename: str, options: Mapping[str, Any] | IngestOptions | None = None, prefix: str = "l"
 ) -> tuple[Example, ...]:
     """All rows, in file order. Raises DatasetRejected for the first row that cannot be used, one without target included."""
     return tuple(row.example for row in _rows(path, filename, options, prefix, "labeled"))
 
 
 def read_unlabeled(
-    path: Path, filename: str, options: Mapping[str, Any] | IngestOptions | None = None, prefix: str = "u"
+    path: Path | BinaryIO, filename: str, options: Mapping[str, Any] | IngestOptions | None = None, prefix: str = "u"
 ) -> tuple[tuple[Query, ...], Gold]:
     """All rows without their targets, and apart from them the targets of those rows that have one."""
     rows = tuple(_rows(path, filename, options, prefix, "unlabeled"))
     return tuple(row.query for row in rows), {row.query.id: row.answer for row in rows if row.answer is not None}
 
 
+def lines_of(
+    path: Path | BinaryIO,
+    filename: str,
+    options: Mapping[str, Any] | IngestOptions | None,
+    among: Collection[str],
+    prefix: str = "l",
+) -> dict[str, int]:
+    """Where these labeled rows (by id) are, in file order: rows themselves do not carry their lines along."""
+    return {row.query.id: row.line for row in _rows(path, filename, options, prefix, "labeled") if row.query.id in among}
+
+
 def _rows(
-    path: Path, filename: str, options: Mapping[str, Any] | IngestOptions | None, prefix: str, role: Role
+    path: Path | BinaryIO, filename: str, options: Mapping[str, Any] | IngestOptions | None, prefix: str, role: Role
 ) -> Iterator[Mapped]:
     lines: dict[str, int] = {}
-    with path.open("rb") as file:
+    with path.open("rb") if isinstance(path, Path) else nullcontext(path) as file:
         upload = Upload(file, filename, IngestOptions.of(options).model_copy(update={"role": role}), prefix)
         for _, row in upload:
             if isinstance(row, Finding):
@@ -67,6 +79,7 @@ def check_split(
     unlabeled: Sequence[Query],
     held_out: Sequence[Example],
     *,
+    validation: Sequence[Example] = (),
     k: int = 0,
     allow: Collection[str] = (),
 ) -> tuple[Finding, ...]:
@@ -74,12 +87,20 @@ def check_split(
 
     `k` is the number of demonstrations wanted: more than the labeled rows is an error (`cross_field`).
     """
+    pairs = Pairs(labeled, unlabeled, held_out, validation)
     found = [
-        *_overlap(labeled, held_out, "test_leakage", "error", "Take these rows out of the test file."),
-        *_overlap(unlabeled, held_out, "unlabeled_in_test", "warning", "The report says so; scores may be too high."),
-        *_overlap(
-            labeled,
-            unlabeled,
+        *pairs.finding("labeled", "test", "test_leakage", "error", "Take these rows out of the test file."),
+        *pairs.finding("labeled", "validation", "validation_leakage", "error", "Take these rows out of the validation file."),
+        *pairs.finding("unlabeled", "test", "unlabeled_in_test", "warning", "The report says so; scores may be too high."),
+        *pairs.finding(
+            "unlabeled", "validation", "unlabeled_in_validation", "warning", "The report says so; they decide all the same."
+        ),
+        *pairs.finding(
+            "test", "validation", "validation_in_test", "warning", "They are reported, and left out of what decides."
+        ),
+        *pairs.finding(
+            "labeled",
+            "unlabeled",
             "labeled_in_unlabeled",
             "warning",
             "A row is never its own neighbour, but it may be trained on twice.",
@@ -97,28 +118,51 @@ def check_split(
     return tuple(item.model_copy(update={"severity": "warning"}) if item.code in allow else item for item in found)
 
 
+def overlaps(split: Split) -> dict[str, int]:
+    """For each pair of a job's files, how many rows of the second ask what a row of the first asks, by `row_key`."""
+    pairs = Pairs(split.labeled, split.unlabeled, split.held_out, split.validation)
+    names = ("labeled/unlabeled", "labeled/test", "labeled/validation", "unlabeled/test", "unlabeled/validation")
+    return {name: len(pairs.of(*name.split("/"))) for name in (*names, "test/validation")}
+
+
+class Pairs:
+    """The rows of a job's files by what they ask: each file is hashed once."""
+
+    def __init__(
+        self,
+        labeled: Sequence[Example],
+        unlabeled: Sequence[Query],
+        held_out: Sequence[Example],
+        validation: Sequence[Example],
+    ) -> None:
+        files: Mapping[str, Sequence[Example | Query]]
+        files = {"labeled": labeled, "unlabeled": unlabeled, "test": held_out, "validation": validation}
+        self._keys = {name: _keys(rows) for name, rows in files.items()}
+
+    def of(self, left: str, right: str) -> list[tuple[str, str]]:
+        """(id of the first row of `left` that asks the same, id) for every row of `right` that `left` has too."""
+        ids = {key: row_id for key, row_id in reversed(self._keys[left])}
+        return [(ids[key], row_id) for key, row_id in self._keys[right] if key in ids]
+
+    def finding(self, left: str, right: str, code: str, severity: Literal["error", "warning"], fix: str) -> list[Finding]:
+        pairs = self.of(left, right)
+        if not pairs:
+            return []
+        some = ", ".join(f"{a} = {b}" for a, b in pairs[:SHOWN_PAIRS])
+        return [
+            Finding(
+                code=code,
+                severity=severity,
+                message=f"{len(pairs)} rows of the {right} file are in the {left} file too: {some}.",
+                count=len(pairs),
+                pairs=tuple(pairs[:SHOWN_PAIRS]),
+                fix=fix,
+            )
+        ]
+
+
 def _keys(rows: Sequence[Example | Query]) -> list[tuple[bytes, str]]:
     return [(row_key(row.query if isinstance(row, Example) else row), row.id) for row in rows]
-
-
-def _overlap(
-    left: Sequence[Example | Query], right: Sequence[Example | Query], code: str, severity: Any, fix: str
-) -> list[Finding]:
-    ids = {key: row_id for key, row_id in reversed(_keys(left))}  # the first row of each text
-    pairs = [(ids[key], row_id) for key, row_id in _keys(right) if key in ids]
-    if not pairs:
-        return []
-    some = ", ".join(f"{a} = {b}" for a, b in pairs[:SHOWN_PAIRS])
-    return [
-        Finding(
-            code=code,
-            severity=severity,
-            message=f"{len(pairs)} rows of one file are in the other too: {some}.",
-            count=len(pairs),
-            pairs=tuple(pairs[:SHOWN_PAIRS]),
-            fix=fix,
-        )
-    ]
 
 
 def _conflicts(labeled: Sequence[Example]) -> list[Finding]:

@@ -3,23 +3,20 @@
 A reader yields `Row`s and, for a row it cannot read, a `Finding`. It raises Refusal where nothing after that can be trusted.
 """
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 from worker.semisup.ingest.csv_reader import read_csv
 from worker.semisup.ingest.findings import Finding, Format, IngestOptions, Refusal
 from worker.semisup.ingest.jsonl_reader import read_jsonl
 from worker.semisup.ingest.lines import UTF16, read_lines
+from worker.semisup.ingest.parquet_reader import read_parquet
 from worker.semisup.ingest.row import Row
 
 HEAD_BYTES = 64 << 10
-MAX_COLUMNS = 1000
-MAX_EXPANSION = 200  # a Parquet file that unpacks to more than this times its size is a bomb, not a data set
-PARQUET_BATCH = 128  # rows decoded at a time
 
 # What people upload by mistake. Parquet is told apart from these by its own magic.
 MAGIC: Mapping[bytes, str] = {
@@ -32,6 +29,7 @@ MAGIC: Mapping[bytes, str] = {
     b"\x28\xb5\x2f\xfd": "zstd-compressed data",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook",
     b"SQLite format 3": "a SQLite database",
+    b"PARE": "an encrypted Parquet file",
 }
 EXTENSIONS: Mapping[str, Format] = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".parquet": "parquet",
@@ -54,7 +52,7 @@ def open_source(file: BinaryIO, filename: str, options: IngestOptions) -> Source
     file.seek(0)
     match detect(head, filename, options):
         case "parquet":
-            return _open_parquet(file)
+            return Source("parquet", *read_parquet(file))
         case "jsonl":
             return Source("jsonl", None, read_jsonl(read_lines(file)))
         case "csv" | "tsv" as kind:
@@ -119,54 +117,3 @@ def _text_format(head: str, declared: Format | None) -> Format:
     if declared == "tsv" or declared == "csv":
         return "tsv" if tabs and not commas else "csv" if commas and not tabs else declared
     return "tsv" if tabs > commas else "csv"
-
-
-def _open_parquet(file: BinaryIO) -> Source:
-    import pyarrow as pa  # here, not above: only Parquet uploads should pay the import
-    import pyarrow.parquet as pq
-
-    unreadable = (pa.ArrowException, OSError, ValueError, OverflowError)  # the last two for values that Python cannot hold
-    size = file.seek(0, 2)
-    file.seek(0)
-    try:
-        parquet = pq.ParquetFile(file)
-        columns = tuple(parquet.schema_arrow.names)
-        unpacked = sum(parquet.metadata.row_group(i).total_byte_size for i in range(parquet.num_row_groups))
-    except unreadable as error:
-        raise Refusal("invalid_parquet", f"The Parquet footer cannot be read: {_first_line(error)}", fix=_PARQUET_FIX) from None
-    if len(columns) > MAX_COLUMNS:
-        raise Refusal(
-            "too_many_columns", f"The file has {len(columns)} columns; at most {MAX_COLUMNS} are read.", fix="Drop columns."
-        )
-    limit = MAX_EXPANSION * max(size, 1 << 20)
-    bomb = Refusal("too_large", f"The file unpacks from {size:,} to more than {limit:,} bytes.", fix="Upload JSONL instead.")
-    if unpacked > limit:
-        raise bomb
-
-    def rows() -> Iterator[Row | Finding]:
-        number = decoded = 0
-        try:
-            for batch in parquet.iter_batches(batch_size=PARQUET_BATCH):
-                decoded += batch.nbytes  # the footer counts a repeated value once
-                if decoded > limit:
-                    raise bomb
-                for values in batch.to_pylist():
-                    number += 1
-                    yield Row(number, {name: _plain(value) for name, value in values.items()})
-        except unreadable as error:
-            raise Refusal(
-                "invalid_parquet", f"Row {number + 1} cannot be read: {_first_line(error)}", line=number + 1, fix=_PARQUET_FIX
-            ) from None
-
-    return Source("parquet", columns, rows())
-
-
-_PARQUET_FIX = "Write the file again, uncompressed or snappy, without encryption."
-
-
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isnan(value) else value  # pandas writes a missing cell as NaN
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:160] if str(error) else type(error).__name__

@@ -1,5 +1,6 @@
 """Counts over the rows of one file, in constant memory."""
 
+import heapq
 from collections import Counter
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -16,6 +17,8 @@ MAX_WARNINGS = 100  # of each code
 MAX_LABELS = 1000  # distinct answers up to which a file is taken to have labels,
 MAX_LABEL_CHARS = 200  # and their length
 SHOWN_LABELS = 100
+LONGEST = 20  # rows named by their line
+WORD_STEPS = tuple(2**power for power in range(6, 18))  # limits of LMs are powers of two
 
 
 class Lengths(BaseModel):
@@ -26,8 +29,23 @@ class Lengths(BaseModel):
     max: int
 
 
+class LongRow(BaseModel):
+    line: int
+    words: int
+
+
+class Words(BaseModel):
+    """Words of a row, all turns and the response together: text between spaces. No usual tokenizer has a token of two words,
+    so an LM's tokens of the row are at least as many.
+    """
+
+    over: dict[int, int] = Field(description="Rows with more words than this many; steps that no row passes are left out.")
+    longest: list[LongRow] = Field(description=f"At most {LONGEST}, most words first.")
+
+
 class Stats(BaseModel):
     chars: Lengths | None = None
+    words: Words | None = None
     labels: int | None = Field(None, description="Distinct answers; null above 1000 or 200 characters: then they are texts.")
     label_distribution: dict[str, int] | None = Field(None, description="The 100 most frequent.")
 
@@ -41,6 +59,8 @@ class Tally:
         self.error_counts: Counter[str] = Counter()
         self.labeled = self.unlabeled = 0
         self._lengths: Counter[int] = Counter()
+        self._words: Counter[int] = Counter()
+        self._longest: list[tuple[int, int]] = []  # a heap of (words, -line)
         self._labels: Counter[str] | None = Counter()
         self._duplicates: list[int] = []
         self._duplicate_count = 0
@@ -71,7 +91,17 @@ class Tally:
         else:
             self.labeled += 1
             self._count_label(row.answer)
-        self._lengths[sum(len(message.content) for message in row.query.messages) + len(row.response or "")] += 1
+        self._measure(row)
+
+    def _measure(self, row: Mapped) -> None:
+        texts = [*(message.content for message in row.query.messages), row.response or ""]
+        self._lengths[sum(map(len, texts))] += 1
+        words = sum(len(text.split()) for text in texts)
+        self._words[words] += 1
+        if len(self._longest) < LONGEST:
+            heapq.heappush(self._longest, (words, -row.line))
+        elif words > self._longest[0][0]:
+            heapq.heapreplace(self._longest, (words, -row.line))
 
     def _repeated(self, row: Mapped, earlier: tuple[int, bytes], target_key: bytes) -> None:
         line, target = earlier
@@ -132,6 +162,7 @@ class Tally:
         shown = None if self._labels is None else dict(self._labels.most_common(SHOWN_LABELS))
         return Stats(
             chars=_percentiles(self._lengths),
+            words=_words(self._words, self._longest),
             labels=None if self._labels is None else len(self._labels),
             label_distribution=shown,
         )
@@ -151,6 +182,14 @@ def duplicate_id(given: str, column: str, first: int, second: int) -> Finding:
 
 def _warning(code: str, message: str, count: int, lines: Sequence[int], fix: str) -> Finding:
     return Finding(code=code, message=message, severity="warning", count=count, lines=tuple(lines), fix=fix)
+
+
+def _words(counts: Counter[int], longest: Sequence[tuple[int, int]]) -> Words | None:
+    if not counts:
+        return None
+    over = {step: sum(rows for words, rows in counts.items() if words > step) for step in WORD_STEPS}
+    named = [LongRow(line=-place, words=words) for words, place in sorted(longest, reverse=True)]
+    return Words(over={step: rows for step, rows in over.items() if rows}, longest=named)
 
 
 def _percentiles(lengths: Counter[int]) -> Lengths | None:

@@ -5,7 +5,8 @@ from typing import BinaryIO
 
 from worker.semisup.ingest.columns import Layout, Mapped, choose_layout, id_column, map_row
 from worker.semisup.ingest.findings import Finding, Format, IngestOptions, Refusal
-from worker.semisup.ingest.readers import MAX_COLUMNS, open_source
+from worker.semisup.ingest.parquet_reader import MAX_COLUMNS
+from worker.semisup.ingest.readers import open_source
 from worker.semisup.ingest.row import Row
 
 MAX_NAME_CHARS = 200  # of a JSON key that is listed as a column
@@ -14,8 +15,10 @@ MAX_NAME_CHARS = 200  # of a JSON key that is listed as a column
 class Upload:
     """Iterating gives, in file order, a `Mapped` row or what is wrong with it; what is known of the file fills up meanwhile."""
 
-    def __init__(self, file: BinaryIO, filename: str, options: IngestOptions, prefix: str) -> None:
+    def __init__(self, file: BinaryIO, filename: str, options: IngestOptions, prefix: str, *, max_rows: int = 0) -> None:
+        """`max_rows`: the row after these ends the reading with a finding; 0: no limit."""
         self._file, self._filename, self._options, self._prefix = file, filename, options, prefix
+        self._max_rows = max_rows
         self.format: Format | None = None
         self.layout: Layout | None = None
         self.columns: dict[str, None] = {}  # in order of first sight
@@ -47,6 +50,8 @@ class Upload:
             self.columns = dict.fromkeys(source.columns)
             self.layout = choose_layout(source.columns, self._options, complete=True)
         for row in source.rows:
+            if self._max_rows and self.rows == self._max_rows:
+                raise _too_many(self._max_rows, row.line)
             self.rows += 1
             if isinstance(row, Finding):
                 yield None, row
@@ -73,3 +78,10 @@ class Upload:
         """In JSONL a mapped column that no row had is as wrong as one missing in a header."""
         if self.format == "jsonl" and self._options.mapping and len(self.columns) < MAX_COLUMNS:
             choose_layout(self.columns, self._options, complete=True)
+
+
+def _too_many(limit: int, line: int | None) -> Refusal:
+    message = f"The file has more than {limit:,} rows; the first one over is on line {line}."
+    return Refusal(
+        "too_many_rows", message, line=line, fix=f"Upload at most {limit:,} rows in a file; the operator sets the limit."
+    )

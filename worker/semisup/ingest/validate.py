@@ -57,13 +57,18 @@ class Preview(BaseModel):
     has_more: bool
 
 
-def validate(file: BinaryIO, filename: str, options: Mapping[str, Any] | IngestOptions | None = None) -> Validation:
-    """Reads all of `file` (seekable, from its start) twice. Bad data never raises; bad `options` raise SpecError."""
+def validate(
+    file: BinaryIO, filename: str, options: Mapping[str, Any] | IngestOptions | None = None, *, max_rows: int = 0
+) -> Validation:
+    """Reads all of `file` (seekable, from its start) twice. Bad data never raises; bad `options` raise SpecError.
+
+    A file with more than `max_rows` rows is read up to there and has failed; 0: no limit.
+    """
     told = IngestOptions.of(options)
     file.seek(0)
     sha256 = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # BinaryIO lacks readinto
     size = file.seek(0, 2)
-    upload = Upload(file, filename, told, "row")
+    upload = Upload(file, filename, told, "row", max_rows=max_rows)
     tally = Tally(told)
     with Seen() as seen:
         for _, row in upload:

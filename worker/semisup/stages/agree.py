@@ -2,22 +2,31 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from worker.semisup.answers import Answers
 from worker.semisup.data import Adapter, Agreed, Ballot, Candidate, Query, Vote
 from worker.semisup.lm import Lab
+from worker.semisup.meaning import Embed, Meaning
 from worker.semisup.prompts import justification
 from worker.semisup.seeds import derive_seed
 
 
-def agree(ballots: Sequence[Ballot], answers: Answers, confidence: str) -> Agreed:
+def meaning_of(embed: Embed, answers: Answers, ballots: Sequence[Ballot]) -> Meaning | None:
+    """What the resolvers below need to compare the votes of these ballots by meaning; None where answers agree by match."""
+    return answers.meaning(embed, ([vote.answer for vote in ballot.votes] for ballot in ballots))
+
+
+def agree(ballots: Sequence[Ballot], answers: Answers, confidence: str, *, meaning: Meaning | None = None) -> Agreed:
     """Settled where all votes were parsed and agree; disputed otherwise. Four unreadable votes agree on nothing.
 
-    mean_nll of a settled candidate: over all its votes (`mean`), or the first vote's alone (`first`, the released code).
+    mean_nll of a settled candidate: over all its votes (`mean`; `share` says the same where all agree), or the first vote's
+    alone (`first`, the released code).
+    `meaning` is `meaning_of` these ballots; without it texts agree by match alone.
     """
     settled, disputed = [], []
     for ballot in ballots:
-        groups = answers.group([vote.answer for vote in ballot.votes])
+        groups = answers.group([vote.answer for vote in ballot.votes], meaning)
         if groups and len(groups[0][1]) == len(ballot.votes):
             settled.append(
                 _candidate(ballot, groups[0], "agreement" if len(ballot.votes) > 1 else "single", confidence, answers)
@@ -27,21 +36,25 @@ def agree(ballots: Sequence[Ballot], answers: Answers, confidence: str) -> Agree
     return Agreed(tuple(settled), tuple(disputed))
 
 
-def by_majority(ballot: Ballot, answers: Answers, confidence: str) -> Candidate:
+def by_majority(ballot: Ballot, answers: Answers, confidence: str, *, meaning: Meaning | None = None) -> Candidate:
     """The answer with most votes; a tie at the top goes to the group with the lower mean_nll."""
-    return _voted(ballot, answers, confidence, "vote", lambda vote: 1.0)
+    return _voted(ballot, answers, confidence, "vote", lambda vote: 1.0, meaning)
 
 
-def by_weighted_majority(ballot: Ballot, answers: Answers, confidence: str) -> Candidate:
+def by_weighted_majority(ballot: Ballot, answers: Answers, confidence: str, *, meaning: Meaning | None = None) -> Candidate:
     """Each vote weighs exp(-mean_nll): the geometric mean probability of its tokens."""
-    return _voted(ballot, answers, confidence, "weighted_vote", lambda vote: math.exp(-vote.mean_nll))
+    return _voted(ballot, answers, confidence, "weighted_vote", lambda vote: math.exp(-vote.mean_nll), meaning)
 
 
-def dropped(ballot: Ballot, answers: Answers, confidence: str) -> Candidate:
+def dropped(ballot: Ballot, answers: Answers, confidence: str, *, meaning: Meaning | None = None) -> Candidate:
     return _unanswered(ballot, "drop")
 
 
-VOTE_RESOLVERS: Mapping[str, Callable[[Ballot, Answers, str], Candidate]] = {
+class Resolver(Protocol):
+    def __call__(self, ballot: Ballot, answers: Answers, confidence: str, *, meaning: Meaning | None = None) -> Candidate: ...
+
+
+VOTE_RESOLVERS: Mapping[str, Resolver] = {
     "vote": by_majority,
     "weighted_vote": by_weighted_majority,
     "drop": dropped,
@@ -59,9 +72,11 @@ def justify(
     max_length: int,
     max_new_tokens: int,
     seed: int,
+    confidence: str = "mean",
 ) -> list[Candidate]:
     """Self-justification: one more greedy call that sees the candidates and decides. Its own mean_nll is the confidence.
 
+    With `share` less the log of the share of votes that gave what was decided.
     A decision that is none of the candidates, or unreadable, leaves the query without an answer.
     """
     asked = [justification(queries[b.query_id], b.votes, answers, system) for b in ballots]
@@ -72,25 +87,31 @@ def justify(
             seeds=[derive_seed(seed, "justify", b.query_id) for b in ballots],
             max_new_tokens=max_new_tokens,
         )
-    return [
-        _justified(
-            ballot,
-            Vote("justify", out.text, answers.parse(out.text, queries[ballot.query_id]), out.mean_nll, out.tokens),
-            answers,
+    decided = [
+        Ballot(
+            b.query_id,
+            (*b.votes, Vote("justify", out.text, answers.parse(out.text, queries[b.query_id]), out.mean_nll, out.tokens)),
         )
-        for ballot, out in zip(ballots, outputs, strict=True)
+        for b, out in zip(ballots, outputs, strict=True)
+    ]
+    meaning = meaning_of(lab.embed, answers, decided)
+    return [
+        _justified(ballot, with_decision.votes[-1], answers, meaning, confidence)
+        for ballot, with_decision in zip(ballots, decided, strict=True)
     ]
 
 
-def _justified(ballot: Ballot, decision: Vote, answers: Answers) -> Candidate:
-    supporters = [vote for vote in ballot.votes if answers.same(vote.answer, decision.answer)]
-    if not supporters or decision.answer is None:
+def _justified(ballot: Ballot, decision: Vote, answers: Answers, meaning: Meaning | None, confidence: str) -> Candidate:
+    """The pseudo-response is that of the most confident vote that gave what was decided, with the vote's own reasoning."""
+    supporters = [vote for vote in ballot.votes if answers.same(vote.answer, decision.answer, meaning)]
+    if not supporters:
         return _unanswered(ballot, "justify", decision)
+    response, answer = _said(supporters, answers)
     return Candidate(
         query_id=ballot.query_id,
-        response=answers.canonical(min(supporters, key=lambda vote: vote.mean_nll).response, decision.answer),
-        answer=decision.answer,
-        mean_nll=decision.mean_nll,
+        response=response,
+        answer=answer,
+        mean_nll=decision.mean_nll + _surprise(confidence, len(supporters) / len(ballot.votes)),
         agreement=len(supporters) / len(ballot.votes),
         resolved_by="justify",
         votes=ballot.votes,
@@ -98,8 +119,10 @@ def _justified(ballot: Ballot, decision: Vote, answers: Answers) -> Candidate:
     )
 
 
-def _voted(ballot: Ballot, answers: Answers, confidence: str, name: str, weight: Callable[[Vote], float]) -> Candidate:
-    groups = answers.group([vote.answer for vote in ballot.votes])
+def _voted(
+    ballot: Ballot, answers: Answers, confidence: str, name: str, weight: Callable[[Vote], float], meaning: Meaning | None
+) -> Candidate:
+    groups = answers.group([vote.answer for vote in ballot.votes], meaning)
     if not groups:
         return _unanswered(ballot, name)
 
@@ -112,17 +135,34 @@ def _voted(ballot: Ballot, answers: Answers, confidence: str, name: str, weight:
 
 def _candidate(ballot: Ballot, group: tuple[str, list[int]], resolved_by: str, confidence: str, answers: Answers) -> Candidate:
     """The pseudo-response is that of the most confident agreeing vote."""
-    answer, members = group[0], [ballot.votes[i] for i in group[1]]
+    members = [ballot.votes[i] for i in group[1]]
+    response, answer = _said(members, answers)
+    share = len(members) / len(ballot.votes)
     nll = members[0].mean_nll if confidence == "first" else sum(vote.mean_nll for vote in members) / len(members)
     return Candidate(
         query_id=ballot.query_id,
-        response=answers.canonical(min(members, key=lambda vote: vote.mean_nll).response, answer),
+        response=response,
         answer=answer,
-        mean_nll=nll,
-        agreement=len(members) / len(ballot.votes),
+        mean_nll=nll + _surprise(confidence, share),
+        agreement=share,
         resolved_by=resolved_by,  # type: ignore[arg-type]
         votes=ballot.votes,
     )
+
+
+def _surprise(confidence: str, share: float) -> float:
+    """What disagreement adds to mean_nll, in nats: exp(-mean_nll) becomes the share times the votes' own probability."""
+    return -math.log(share) if confidence == "share" else 0.0
+
+
+def _said(members: Sequence[Vote], answers: Answers) -> tuple[str, str]:
+    """(response, its answer) of the most confident of votes that agree, its reasoning and all.
+
+    A vote that nobody generated (the neighbours', 0 tokens) is an answer without reasoning: it speaks only where no other does.
+    """
+    best = min(members, key=lambda vote: (vote.tokens == 0, vote.mean_nll))
+    assert best.answer is not None, "a failed vote agrees with nothing"
+    return answers.canonical(best.response, best.answer), best.answer
 
 
 def _unanswered(ballot: Ballot, resolved_by: str, decision: Vote | None = None) -> Candidate:

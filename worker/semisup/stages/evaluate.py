@@ -19,17 +19,21 @@ def evaluate(
 def predictions_of(task: Task, lm: Lm, examples: Sequence[Example], neighbours: Neighbours | None) -> list[Prediction]:
     prompts = [task.prompt(example, neighbours) for example in examples]
     outputs = lm.generate(prompts, temperature=0.0, seeds=[0] * len(prompts), max_new_tokens=task.max_new_tokens)
-    out = []
-    for example, made in zip(examples, outputs, strict=True):
-        answer = task.answers.parse(made.text, example.query)
-        out.append(Prediction(example.id, answer, made.mean_nll, task.answers.same(answer, example.answer), made.tokens))
-    return out
+    given = [task.answers.parse(made.text, example.query) for example, made in zip(examples, outputs, strict=True)]
+    meaning = task.answers.meaning(task.lab.embed, [(a, e.answer) for a, e in zip(given, examples, strict=True)])
+    return [
+        Prediction(e.id, answer, made.mean_nll, task.answers.same(answer, e.answer, meaning), made.tokens)
+        for e, made, answer in zip(examples, outputs, given, strict=True)
+    ]
 
 
 def evaluate_knn(task: Task, examples: Sequence[Example], neighbours: Neighbours) -> list[Prediction]:
     """The similarity-weighted vote of the neighbours: no LM at all. Its mean_nll is 0, since nothing is generated."""
+    k, near = task.spec.propagation.k, neighbours.ids
+    compared = ([*(task.labeled[i].answer for i in near[e.id][:k]), e.answer] for e in examples)
+    meaning = task.answers.meaning(task.lab.embed, compared)
     out = []
     for example in examples:
-        answer, _ = knn_vote(neighbours, example.query, task.labeled, task.answers, task.spec.propagation.k)
-        out.append(Prediction(example.id, answer, 0.0, task.answers.same(answer, example.answer), 0))
+        answer, _ = knn_vote(neighbours, example.query, task.labeled, task.answers, k, meaning)
+        out.append(Prediction(example.id, answer, 0.0, task.answers.same(answer, example.answer, meaning), 0))
     return out

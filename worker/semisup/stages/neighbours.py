@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from worker.semisup.answers import Answers, normalise
 from worker.semisup.data import Example, Neighbours, Query
 from worker.semisup.lm import Lab
+from worker.semisup.meaning import Meaning
 
 BLOCK = 1024  # queries compared with all labeled examples at once
 
@@ -46,15 +47,21 @@ def nearest(
 
 
 def knn_vote(
-    neighbours: Neighbours, query: Query, labeled: Mapping[str, Example], answers: Answers, k: int
+    neighbours: Neighbours,
+    query: Query,
+    labeled: Mapping[str, Example],
+    answers: Answers,
+    k: int,
+    meaning: Meaning | None = None,
 ) -> tuple[str | None, float]:
     """(answer, its share) of the k nearest, each weighted by its similarity (floored at 0); ties go to the nearest one's.
 
     The share is in [0, 1] and smoothed by one neighbour's weight spread evenly, so that few neighbours are never certain.
+    `meaning` has read the neighbours' answers; without it texts agree by match alone.
     """
     near = [labeled[i].answer for i in neighbours.ids[query.id][:k]]
     weights = [max(0.0, s) for s in neighbours.similarity[query.id][:k]]
-    groups = [(sum(weights[i] for i in members), -members[0], form) for form, members in answers.group(near)]
+    groups = [(sum(weights[i] for i in members), -members[0], form) for form, members in answers.group(near, meaning)]
     if not groups:
         return None, 0.0
     won, _, answer = max(groups)

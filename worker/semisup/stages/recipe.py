@@ -15,7 +15,7 @@ SMALL = 100_000_000  # parameters
 LEARNING_RATE = {("lora", False): 1e-4, ("full", False): 1e-5, ("lora", True): 1.5e-3, ("full", True): 5e-4}
 PAPER_EPOCHS = 2
 SMALL_EXAMPLES = {"warmup": 720, "evolve": 2160}  # examples a small LM should see in the stage, over all epochs
-SMALL_EPOCHS = (2, 24)  # bounds of that
+SMALL_EPOCHS = {"warmup": (2, 24), "evolve": (6, 24)}  # bounds of that: two passes over 1,885 rows left much unlearned
 SMALL_BATCH = 8
 PAPER_BATCH = 8  # per-device 1 times 8 accumulation steps
 
@@ -69,5 +69,5 @@ def resolve_recipe(
 
 
 def _auto_epochs(stage: Literal["warmup", "evolve"], examples: int, small: bool) -> int:
-    low, high = SMALL_EPOCHS
+    low, high = SMALL_EPOCHS[stage]
     return min(high, max(low, math.ceil(SMALL_EXAMPLES[stage] / max(1, examples)))) if small else PAPER_EPOCHS

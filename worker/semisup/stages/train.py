@@ -4,15 +4,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from worker.semisup.data import Adapter, Example, Neighbours, Query, Sample, Selection, StopChoice
 from worker.semisup.lm import Lm
 from worker.semisup.seeds import derive_seed
+from worker.semisup.splits import Parts, stratified_split
 from worker.semisup.stages.evaluate import predictions_of
-from worker.semisup.stages.fit import fit
+from worker.semisup.stages.fit import PerEpoch, Tokens, fit
 from worker.semisup.stages.neighbours import neighbours_of
-from worker.semisup.task import Task
+from worker.semisup.task import FORMS, Task
 
 STOPS_TRIED = 12  # at most this many epochs are looked at on the dev split
 
@@ -23,12 +22,12 @@ def own_neighbours(task: Task) -> Neighbours:
     return neighbours_of(task.lab, [e.query for e in labeled], labeled, task.spec.propagation.k)
 
 
-def warm_up(task: Task, neighbours: Neighbours) -> Adapter:
-    """In-weight propagation: supervised fine-tuning of the base LM on the labeled set."""
+def warm_up(task: Task, neighbours: Neighbours, start: Adapter | None = None) -> Adapter:
+    """In-weight propagation: supervised fine-tuning of the base LM, or of an earlier adapter, on the labeled set."""
     recipe = task.recipe("warmup", len(task.split.labeled))
     tokens = task.tokens(task.split.labeled, recipe.format, neighbours)
     seed = derive_seed(task.spec.seed, "warmup")
-    return fit(task.lab, None, tokens, recipe, task.spec.hyperparameters, seed=seed)
+    return fit(task.lab, start, tokens, recipe, task.spec.hyperparameters, seed=seed)
 
 
 def evolve(
@@ -40,8 +39,7 @@ def evolve(
     labeled = task.split.labeled if task.spec.evolve.data == "labeled+selected" else ()
     examples = (*labeled, *pseudo)
     recipe = task.recipe("evolve", len(examples))
-    tokens = task.tokens(examples, recipe.format, neighbours)
-    objective = task.spec.evolve.objective
+    tokens, objective = _evolve_tokens(task, examples, recipe.format, neighbours, seed), task.spec.evolve.objective
     return fit(task.lab, start, tokens, recipe, task.spec.hyperparameters, seed=seed, objective=objective)
 
 
@@ -58,68 +56,71 @@ def horizon(task: Task, *adapters: Adapter | None) -> int:
     labeled = len(task.split.labeled)
     recipe = task.recipe("warmup", labeled)
     steps = sum(adapter.steps for adapter in adapters if adapter)
-    return math.ceil(steps / math.ceil(labeled / recipe.batch_size)) if steps else 2 * recipe.n_epochs
+    per_epoch = replace(recipe, n_epochs=1).steps(labeled * len(FORMS[recipe.format]))
+    return math.ceil(steps / per_epoch) if steps else 2 * recipe.n_epochs
 
 
-def choose_stop(task: Task, epochs: int) -> StopChoice:
-    """The epoch, of at most `epochs`, at which labels-only training is best on a labeled dev split.
+def choose_stop(task: Task, epochs: int, start: Adapter | None = None) -> StopChoice:
+    """The epoch, of at most `epochs`, at which labels-only training from `start` is best on a labeled dev split.
 
-    Best by accuracy, then by the dev answers' NLL. The dev split is drawn from the labeled file alone.
+    Trained in the warm-up's format, neighbours shown where the warm-up shows them: the best recipe for labels alone that this
+    project knows. Best by accuracy, then by the dev answers' NLL. The dev split is drawn from the labeled file alone.
     """
     train, dev = _dev_split(task)
     recipe = replace(task.recipe("warmup", len(train)), n_epochs=epochs)
     every = max(1, math.ceil(epochs / STOPS_TRIED))
-    tried: list[tuple[int, float, float]] = []
-    prompts = [task.prompt(example, None) for example in dev]
-    responses = [task.lab.encode_response(example.response) for example in dev]
+    tried: list[Sequence[float]] = []  # epoch, accuracy, minus the mean NLL, tokens of the answers
+    answered = task.tokens(dev, "plain")
+    prompts, responses = [one.prompt for one in answered], [one.response for one in answered]
 
-    def look(epoch: int, lm: Lm) -> None:
-        if epoch % every == 0 or epoch == epochs:
-            right = sum(p.correct for p in predictions_of(task, lm, dev, None))
-            tried.append((epoch, right / len(dev), -sum(lm.score(prompts, responses)) / len(dev)))
+    def look(epoch: int, lm: Lm) -> Sequence[float] | None:
+        if epoch % every and epoch != epochs:
+            return None
+        given = predictions_of(task, lm, dev, None)
+        accuracy, likely = sum(p.correct for p in given) / len(dev), -sum(lm.score(prompts, responses)) / len(dev)
+        return epoch, accuracy, likely, sum(p.tokens for p in given)
 
-    tokens = task.tokens(train, "plain")
+    tokens = _labels_only_tokens(task, train, recipe.format)
     seed = derive_seed(task.spec.seed, "labels-only", "dev")
-    fit(task.lab, None, tokens, recipe, task.spec.hyperparameters, seed=seed, after_epoch=look)
+    made = fit(task.lab, start, tokens, recipe, task.spec.hyperparameters, seed=seed, after_epoch=look, looked=tried)
     best = max(tried, key=lambda t: (t[1], t[2]))
-    return StopChoice(best[0], epochs, tuple((epoch, accuracy) for epoch, accuracy, _ in tried), len(dev))
+    cost = made.trained_tokens + sum(int(t[3]) for t in tried)
+    return StopChoice(int(best[0]), epochs, tuple((int(t[0]), t[1]) for t in tried), len(dev), cost, made.notes)
 
 
-def labels_only_early(task: Task, stop: StopChoice) -> Adapter:
+def labels_only_early(task: Task, stop: StopChoice, start: Adapter | None = None) -> Adapter:
     """The strict control: all labels, the dev split's schedule, stopped at the epoch it chose."""
     labeled = task.split.labeled
     recipe = replace(task.recipe("warmup", len(labeled)), n_epochs=stop.horizon)
     seed = derive_seed(task.spec.seed, "labels-only", "early")
-    tokens = task.tokens(labeled, "plain")
-    return fit(task.lab, None, tokens, recipe, task.spec.hyperparameters, seed=seed, stop_after=stop.epochs)
+    tokens = _labels_only_tokens(task, labeled, recipe.format)
+    return fit(task.lab, start, tokens, recipe, task.spec.hyperparameters, seed=seed, stop_after=stop.epochs)
 
 
 def labels_only_matched(task: Task, start: Adapter | None, steps: int, neighbours: Neighbours) -> Adapter:
-    """The step-matched control: the evolve stage's start, steps, batch, format and learning rate, on the labels alone."""
+    """The step-matched control: all that evolve has (start, steps, recipe, left-out words), on the labels alone."""
     labeled = task.split.labeled
     recipe = task.recipe("evolve", len(labeled))
     seed = derive_seed(task.spec.seed, "labels-only", "matched")
-    tokens = task.tokens(labeled, recipe.format, neighbours)
+    tokens = _evolve_tokens(task, labeled, recipe.format, neighbours, seed)
     return fit(task.lab, start, tokens, recipe, task.spec.hyperparameters, seed=seed, steps=steps)
 
 
-def _dev_split(task: Task) -> tuple[list[Example], list[Example]]:
+def _evolve_tokens(
+    task: Task, examples: Sequence[Example], format: str, neighbours: Neighbours, seed: int
+) -> Sequence[Tokens] | PerEpoch:
+    share = task.spec.evolve.token_drop
+    if share:
+        return task.dropped_tokens(examples, format, neighbours, share, seed)
+    return task.tokens(examples, format, neighbours)
+
+
+def _labels_only_tokens(task: Task, examples: Sequence[Example], format: str) -> list[Tokens]:
+    """`examples` in a format, with neighbours among themselves: a dev row is nobody's demonstration."""
+    shown = FORMS[format] != (False,)
+    near = neighbours_of(task.lab, [e.query for e in examples], examples, task.spec.propagation.k) if shown else None
+    return task.tokens(examples, format, near)
+
+
+def _dev_split(task: Task) -> Parts:
     return stratified_split(task.split.labeled, task.spec.evaluation.dev_fraction, derive_seed(task.spec.seed, "dev-split"))
-
-
-def stratified_split(examples: Sequence[Example], fraction: float, seed: int) -> tuple[list[Example], list[Example]]:
-    """(rest, drawn): `fraction` of each answer's examples drawn, at least one in all and at least one left of each answer."""
-    generator = np.random.Generator(np.random.Philox(seed))
-    groups: dict[str, list[int]] = {}
-    for index, example in enumerate(examples):
-        groups.setdefault(example.answer, []).append(index)
-    drawn: set[int] = set()
-    spare = 0.0
-    for members in groups.values():
-        spare += fraction * len(members)
-        count = min(len(members) - 1, int(spare))
-        spare -= count
-        drawn.update(members[i] for i in generator.permutation(len(members))[:count])
-    if not drawn:  # every answer occurs once: any example may go
-        drawn.update(generator.permutation(len(examples))[: max(1, round(fraction * len(examples)))].tolist())
-    return [e for i, e in enumerate(examples) if i not in drawn], [e for i, e in enumerate(examples) if i in drawn]

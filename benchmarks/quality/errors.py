@@ -1,0 +1,5 @@
+"""What the benchmark refuses, in words for its user."""
+
+
+class BenchError(Exception):
+    """A task file, a data file or an argument that cannot be used. The message names it and says what to do."""

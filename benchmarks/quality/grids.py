@@ -1,0 +1,109 @@
+"""Records as grids by arm: what the statistics and the table look at. Pieces that failed are not in any grid."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from benchmarks.quality import stats
+from benchmarks.quality.results import Record
+
+Key = tuple[str, int]  # (task, seed)
+
+
+@dataclass(frozen=True)
+class Grids:
+    records: Sequence[Record]
+
+    @cached_property
+    def good(self) -> list[Record]:
+        return [record for record in self.records if "error" not in record]
+
+    @cached_property
+    def failed(self) -> list[Record]:
+        return [record for record in self.records if "error" in record]
+
+    @cached_property
+    def roles(self) -> dict[str, str]:
+        return dict(self.records[-1]["roles"])
+
+    @cached_property
+    def arms(self) -> dict[str, Record]:
+        """One record of each arm, for its title and group, in the order of the arms file."""
+        first = {record["arm"]: record for record in reversed(self.records)}
+        return dict(sorted(first.items(), key=lambda item: item[1]["place"]))
+
+    @cached_property
+    def tasks(self) -> dict[str, str]:
+        return dict(sorted({record["task"]: record["task_title"] for record in self.records}.items()))
+
+    @cached_property
+    def seeds(self) -> list[int]:
+        return sorted({record["seed"] for record in self.records})
+
+    @cached_property
+    def accuracy(self) -> dict[str, dict[Key, float]]:
+        return self._grid("accuracy")
+
+    @cached_property
+    def validation(self) -> dict[str, dict[Key, float]]:
+        return self._grid("validation_accuracy")
+
+    @cached_property
+    def bits(self) -> dict[str, dict[Key, str]]:
+        found: dict[str, dict[Key, str]] = {}
+        for record in self.good:
+            found.setdefault(record["arm"], {})[record["task"], record["seed"]] = record["correct"]
+        return found
+
+    @property
+    def ours(self) -> dict[Key, float]:
+        return self.accuracy.get(self.roles["ours"], {})
+
+    @property
+    def control(self) -> dict[Key, float]:
+        return self.accuracy.get(self.roles["control"], {})
+
+    @property
+    def ceiling(self) -> dict[Key, float]:
+        return self.accuracy.get(self.roles["ceiling"], {})
+
+    @property
+    def ablations(self) -> list[str]:
+        """Also those of which every piece failed."""
+        return [name for name, record in self.arms.items() if record["group"] == "ablation"]
+
+    def guarded(self, arm: str | None = None) -> tuple[dict[Key, float], int]:
+        """`stats.after_guard` for an arm (default: ours) against the control."""
+        name, control = arm or self.roles["ours"], self.roles["control"]
+        return stats.after_guard(
+            self.accuracy.get(name, {}), self.control, self.validation.get(name, {}), self.validation.get(control, {})
+        )
+
+    def round(self, number: int) -> dict[Key, float]:
+        """Accuracy after that round, of the pieces whose arm is the curve over rounds."""
+        return {
+            (record["task"], record["seed"]): 100 * record["rounds"][number - 1]["accuracy"]
+            for record in self._curve()
+            if len(record["rounds"]) >= number
+        }
+
+    def best_round(self, last: int) -> dict[Key, float]:
+        """Accuracy of the round that is best on the validation rows, among the first `last`; the earlier one on ties."""
+        found = {}
+        for record in self._curve():
+            rounds = record["rounds"][:last]
+            if len(rounds) == last and all(r["validation_accuracy"] is not None for r in rounds):
+                best = max(rounds, key=lambda r: r["validation_accuracy"])
+                found[record["task"], record["seed"]] = 100 * best["accuracy"]
+        return found
+
+    def _curve(self) -> list[Record]:
+        return [record for record in self.good if record["group"] == "rounds"]
+
+    def _grid(self, field: str) -> dict[str, dict[Key, float]]:
+        """In percent."""
+        found: dict[str, dict[Key, float]] = {}
+        for record in self.good:
+            if record[field] is not None:
+                found.setdefault(record["arm"], {})[record["task"], record["seed"]] = 100 * record[field]
+        return found

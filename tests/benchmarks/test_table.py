@@ -1,0 +1,201 @@
+"""The table and its targets, from made-up records whose means can be checked in the head."""
+
+import pytest
+
+from benchmarks.quality import stats
+from benchmarks.quality.grids import Grids
+from benchmarks.quality.table import table
+from benchmarks.quality.targets import targets
+from tests.benchmarks.pieces import record
+
+TASKS, SEEDS = [f"t{i}" for i in range(6)], range(5)
+
+
+def right(count, of=20):
+    return "1" * count + "0" * (of - count)
+
+
+def everything(**rights):
+    """Records of every (task, seed), each arm right on so many of 20 rows (validation rows alike)."""
+    return [record(t, s, arm, right(n), right(n)) for t in TASKS for s in SEEDS for arm, n in rights.items()]
+
+
+def status(records):
+    return [target.status for target in targets(Grids(records))]
+
+
+def test_a_clear_win_passes_what_was_measured():
+    records = everything(knn=10, lr_self_training=11, early=12, default=16, no_x=14, gold=18)
+    records += [
+        record(t, s, "rounds", right(17), right(17), rounds=[two_rounds(16), two_rounds(17)]) for t in TASKS for s in SEEDS
+    ]
+    assert status(records) == ["pass"] * 6
+    first = targets(Grids(records))[0]
+    assert first.measured == "+50.0% [+50.0%, +50.0%] over 6 tasks; reach met"
+
+
+def two_rounds(count):
+    return {"accuracy": count / 20, "validation_accuracy": count / 20}
+
+
+def test_a_loss_fails_and_the_guard_takes_it_back():
+    records = everything(knn=15, lr_self_training=15, early=14, default=10, no_x=12, gold=18)
+    assert status(records) == ["fail", "pass", "fail", "fail", "fail", "not measured"]
+    guarded, returned = Grids(records).guarded()
+    assert (stats.mean_over_tasks(guarded), returned) == (70.0, 30)
+
+
+def test_a_second_round_that_loses_is_not_taken_by_a_job():
+    records = everything(early=10, default=12)
+    records += [record(t, s, "rounds", right(11), "", rounds=[two_rounds(12), two_rounds(11)]) for t in TASKS for s in SEEDS]
+    found = targets(Grids(records))[5]
+    assert (found.status, found.measured) == ("pass", "second minus first -5.0 points; as the job would choose +0.0")
+
+
+def test_of_rounds_that_validation_rows_cannot_tell_apart_a_job_takes_the_first():
+    records = everything(early=10, default=12)
+    rounds = [{"accuracy": n / 20, "validation_accuracy": 0.5} for n in (12, 14)]
+    records += [record(t, s, "rounds", right(14), "", rounds=rounds) for t in TASKS for s in SEEDS]
+    found = targets(Grids(records))[5]
+    assert found.measured == "second minus first +10.0 points; as the job would choose +0.0"
+
+
+def test_an_ablation_that_was_not_measured_throughout_leaves_the_question_open():
+    """Also one of which nothing but failures is there, beside another that lost."""
+    records = everything(early=12, default=16, no_x=14)
+    failures = [record(t, s, "no_y", "1") | {"error": {"type": "E", "message": "m"}} for t in TASKS for s in SEEDS]
+    assert targets(Grids(records))[4].measured == "of 1 ablations the closest: no_x -10.0"
+    found = targets(Grids([*records, *failures]))[4]
+    assert (found.status, found.measured) == (
+        "not measured",
+        "of 1 ablations the closest: no_x -10.0; no_y: 0 of 6 tasks with 5 seeds",
+    )
+
+
+def test_a_task_whose_control_errs_nowhere_is_none_of_the_six():
+    records = [r for r in everything(early=12, default=16) if r["task"] != "t0"]
+    records += [record("t0", s, arm, right(20)) for s in SEEDS for arm in ("early", "default")]
+    first = targets(Grids(records))[0]
+    assert (first.status, first.measured.rpartition("; ")[2]) == ("not measured", "5 of 6 tasks in which the control errs")
+
+
+def test_being_above_is_a_mean_over_tasks_with_its_interval():
+    records = everything(knn=10, default=13)
+    records = [r for r in records if (r["task"], r["arm"]) != ("t0", "knn")] + [
+        record("t0", s, "knn", right(16)) for s in SEEDS
+    ]
+    found = targets(Grids(records))[2]
+    assert (found.status, found.measured) == ("pass", "+10.0 [-2.9, +22.9] points over 6 tasks")  # 5 tasks +15, one -15
+
+
+@pytest.mark.parametrize("dropped", ["task", "seed"])
+def test_five_tasks_or_four_seeds_are_no_measurement(dropped):
+    records = everything(knn=10, lr_self_training=11, early=12, default=16, no_x=14)
+    kept = [r for r in records if (r["task"] != "t5" if dropped == "task" else r["seed"] != 4)]
+    assert set(status(kept)) == {"not measured"}
+    assert "of 6 tasks with 5 seeds" in targets(Grids(kept))[0].measured
+
+
+def test_an_ablation_within_its_interval_beats_nothing():
+    records = everything(early=10, default=12)
+    records += [record(t, s, "no_x", right(12 + (s % 2) * 2 - (s + 1) % 2)) for t in TASKS for s in SEEDS]
+    found = targets(Grids(records))[4]
+    assert found.status == "pass"
+
+
+def test_missing_and_failed_pieces_are_shown_as_such_and_never_filled_in():
+    records = everything(early=12, default=16)
+    records = [r for r in records if (r["task"], r["arm"]) != ("t0", "early")]
+    records.append(record("t0", 0, "early", "1") | {"error": {"type": "ValueError", "message": "no such luck"}})
+    text = table(records)
+    assert "- failed: t0, seed 0, the early: ValueError: no such luck" in text
+    assert "- missing: 4 of 30 pieces of the early" in text
+    control = next(line for line in text.splitlines() if line.startswith("| the early |"))
+    assert control == "| the early | – | 60.0 ± 0.0 | 60.0 ± 0.0 | 60.0 ± 0.0 | 60.0 ± 0.0 | 60.0 ± 0.0 | – |"
+
+
+def test_the_page_says_when_where_and_how_it_was_measured():
+    text = table(everything(early=12, default=16))
+    assert "2026-11-20; 6 tasks, seeds 0, 1, 2, 3, 4; 60 pieces." in text
+    assert "Base LM: bundled:6. Machine: a CPU, 2 cores, cpu, bf16, 2 threads. Commit: abc1234." in text
+    assert "Command: `bench`." in text
+    assert "careful" not in text
+
+
+def test_pieces_of_several_versions_are_pointed_out():
+    records = everything(early=12, default=16)
+    assert "several versions of the algorithm" in table([*records[:-1], records[-1] | {"code": "d"}])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"data": "other rows"}, "careful: the arms of t5, seed 4 were given different rows"),
+        ({"spec": {"seed": 4, "rounds": 2}}, "careful: the pieces of default on t5 come from several specs"),
+        ({"dev": True}, "careful: some pieces were tested on left-over training rows (--dev), others on test rows"),
+        ({"lm": "bundled:3"}, "careful: the pieces come from several base LMs"),
+        (
+            {"roles": {"control": "knn", "ours": "default", "ceiling": "gold"}},
+            "careful: the pieces come from several choices of",
+        ),
+    ],
+)
+def test_pieces_that_cannot_be_compared_are_pointed_out(change, words):
+    records = everything(early=12, default=16)
+    assert words in table([*records[:-1], records[-1] | change])
+
+
+def test_a_smaller_pool_is_the_point_of_a_ratio_and_nothing_to_be_careful_about():
+    records = everything(early=12, default=16) + [record(t, 0, "half", right(14), data="a part") for t in TASKS]
+    assert "careful" not in table(records)
+
+
+def test_rows_left_over_from_training_are_no_test_rows():
+    text = table([r | {"dev": True} for r in everything(early=12, default=16)])
+    assert "tested on rows left over from the training files (--dev)" in text
+    assert "test rows are the same for every seed" not in text
+
+
+def test_every_task_is_shown_with_its_rows_those_the_guard_decides_by_included():
+    records = everything(early=12, default=16)
+    records += [record("t0", 0, "half", right(12), counts=dict.fromkeys(("labeled", "unlabeled", "validation", "test"), 1))]
+    text = table(records)
+    assert "| t0 | t0 | 60 | 600 | 100 | 20 | 12 |" in text
+    assert "No arm trains on validation rows" in text
+    fewer = table([*records, record("t0", 5, "default", right(16), counts=records[0]["counts"] | {"test": 19})])
+    assert "| t0 | t0 | 60 | 600 | 100 | 19 to 20 | 12 |" in fewer
+
+
+def test_a_mean_over_fewer_seeds_says_so():
+    records = everything(early=12, default=16)
+    kept = [r for r in records if (r["task"], r["arm"]) != ("t0", "early") or r["seed"] < 3]
+    assert "| the early | 60.0 ± 0.0 (3 seeds) | 60.0 ± 0.0 |" in table(kept)
+    assert "| the early | 60.0 (1 seed) |" in table([r for r in records if r["task"] == "t0" and r["seed"] == 0])
+
+
+def test_an_ablation_of_something_ours_does_not_use_is_said_to_be_the_same_job():
+    records = everything(early=12, default=16, no_x=16)
+    same = [r | {"spec_fingerprint": "default"} if r["arm"] == "no_x" else r for r in records]
+    assert "the same job" not in table(records)
+    assert "- the no_x is the same job as the default here" in table(same)
+
+
+def test_both_curves_stand_beside_the_control():
+    records = everything(early=10, half=13)
+    records += [record("t0", s, "rounds", right(11), rounds=[two_rounds(12), two_rounds(11)]) for s in SEEDS]
+    text = table(records)
+    assert "| task | control | 50 % |" in text
+    assert "| t3 | 50.0 ± 0.0 | 65.0 ± 0.0 |" in text
+    assert "| t0 | 50.0 ± 0.0 | 60.0 ± 0.0 | 55.0 ± 0.0 |" in text
+    assert "| t1 | 50.0 ± 0.0 | – | – |" in text
+
+
+def test_the_share_of_the_gap_and_the_paired_tests_are_there():
+    text = table(everything(early=12, default=15, gold=18))
+    assert "| t0 | +15.0 | +15.0 | +37.5 % | 50 % |" in text
+    assert "Share of the gap to the ceiling that is closed, mean gain by mean gap of 6 tasks: 50 %." in text
+    assert "| the early | +15.0 [+15.0, +15.0] | +15.0 [+15.0, +15.0] | 30 / 0 of 30 | – | < 0.001 | < 0.001 |" in text
+
+
+def test_no_results_make_a_page_that_says_so():
+    assert "There are no results yet" in table([])

@@ -1,0 +1,3 @@
+"""The service in-process, as the API's tests have it."""
+
+from tests.api.conftest import app as app

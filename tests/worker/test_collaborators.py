@@ -1,0 +1,226 @@
+"""Jobs whose collaborators are different networks, through the whole service: API, worker, runner, an engine over HTTP."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from models.db import transaction
+from models.queries import leases
+from models.settings import settings
+from models.tables import Chunk
+from tests.conftest import Stack
+from tests.engine_stub import EngineStub, engine_stub, mean_nll
+from tests.keys import AUTH
+from tests.rows import add_file, add_job, get_job
+from tests.serving import serving
+from tests.worker.fake_runner import spec_for
+from tests.worker.test_real_job import children
+from tests.worker.watching import chunk_runs, events, rows, wait_until
+from tests.worker.working import work
+from worker.app import WORKER_ARGS
+from worker.desk import Desk
+
+KEY = "sk-engine-secret-1234"
+JOBS = "/v1/fine_tuning/jobs"
+COLOURS = ("red", "blue")
+SPEC = {
+    "answer": {"kind": "label", "labels": list(COLOURS)},
+    "hyperparameters": {"batch_size": 8},
+    "warmup": {"n_epochs": 2},
+    "evolve": {"n_epochs": 1},
+    "selection": {"strategy": "all"},
+    "resolve": {"resolver": "vote"},
+    "evaluation": {"baselines": False, "with_neighbours": False},
+}
+
+
+def text(number: int) -> str:
+    return f"item {number} is painted {COLOURS[number % 2]}"
+
+
+def csv(first: int, count: int, labels: bool) -> bytes:
+    lines = [f"{text(n)},{COLOURS[n % 2]}" if labels else text(n) for n in range(first, first + count)]
+    return "\n".join(["text,label" if labels else "text", *lines]).encode()
+
+
+class Service:
+    def __init__(self, client: httpx.Client, stack: Stack, worker: int) -> None:
+        self.client, self.stack, self.worker = client, stack, worker
+
+    def order(self, *collaborators: dict[str, Any], **propagation: Any) -> str:
+        """A job on 12 labeled and 12 unlabeled rows."""
+        block = {"collaborators": collaborators, "k": 2, "chunk_size": 4, "max_new_tokens": 3, **propagation}
+        files = {
+            name: self.client.post("/v1/files", files={"file": (f"{name}.csv", rows)}, data={"purpose": "fine-tune"}).json()[
+                "id"
+            ]
+            for name, rows in (("labeled", csv(0, 16, True)), ("unlabeled", csv(100, 12, False)))
+        }
+        semi = {"unlabeled_file": files["unlabeled"], **SPEC, "propagation": block}
+        method = {"type": "semi_supervised", "semi_supervised": semi}
+        response = self.client.post(JOBS, json={"model": "tiny", "training_file": files["labeled"], "method": method})
+        assert response.status_code == 200, response.text
+        return str(response.json()["id"])
+
+    def get(self, path: str) -> Any:
+        return self.client.get(f"{JOBS}/{path}").json()
+
+    def ended(self, job: str, status: str = "succeeded", seconds: float = 240) -> Any:
+        over = ("succeeded", "failed", "cancelled")
+        wait_until(lambda: self.get(job)["status"] in over, seconds, lambda: f"{self.get(job)}\n{self.stack.logs()}")
+        found = self.get(job)
+        assert found["status"] == status, f"{found['error']}\n{self.stack.logs()}"
+        return found
+
+    def votes(self, job: str) -> dict[str, dict[str, dict[str, Any]]]:
+        """prompt -> collaborator -> vote, as GET …/samples shows them; every collaborator voted once on every row."""
+        samples = self.get(f"{job}/samples?limit=100")["data"]
+        assert len(samples) == 12
+        shown = {}
+        for sample in samples:
+            by_name = {vote["collaborator"]: vote for vote in sample["votes"]}
+            assert len(by_name) == len(sample["votes"])
+            shown[sample["prompt"]] = by_name
+        return shown
+
+
+@pytest.fixture
+def stub() -> Iterator[EngineStub]:
+    with engine_stub() as made:
+        yield made
+
+
+@pytest.fixture
+def service(embedded: Stack, configure: Callable[..., None], stub: EngineStub, monkeypatch: Any) -> Iterator[Service]:
+    monkeypatch.setenv("STUB_KEY", KEY)
+    engine = {"url": stub.url, "model": "stub-lm", "api_key_env": "STUB_KEY", "retries": 2, "timeout_s": 30}
+    lms = {"tiny": "bundled:1", "tiny-2": "bundled:2"}
+    configure(lease_seconds=5, threads=1, base_lms=json.dumps(lms), engines=json.dumps({"stub": engine}))
+    with serving() as url, httpx.Client(base_url=url, headers=AUTH, timeout=30) as client:
+        yield Service(client, embedded, embedded.spawn("celery", *WORKER_ARGS).pid)
+
+
+OWN, REMOTE = {"name": "local", "temperature": 0.0}, {"name": "remote", "engine": "stub", "temperature": 0.5}
+
+
+@pytest.mark.slow
+def test_samples_show_what_each_of_two_networks_voted_though_the_engine_failed_on_the_way(
+    service: Service, stub: EngineStub, tmp_path: Path
+) -> None:
+    # One fault of each kind that is tried again, then one engine that stays away for longer than we wait: a whole attempt.
+    stub.fail("limited", None, "half", None, "reset", None, "other_json", *["broken"] * 12)
+    stub.seconds = 0.3  # long enough to have a look at the runner
+    job = service.order(OWN, REMOTE)
+    wait_until(lambda: stub.asked, 120, service.stack.logs)
+    for runner in children(service.worker):
+        for name in ("environ", "cmdline"):
+            seen = Path(f"/proc/{runner}/{name}").read_bytes()
+            assert KEY.encode() not in seen
+            assert stub.url.encode() not in seen
+    stub.seconds = 0.0
+    found = service.ended(job)
+
+    shown = service.votes(job)
+    for prompt, votes in shown.items():
+        assert list(votes) == ["local", "remote"]
+        colour = "red" if "red" in prompt else "blue"
+        remote = votes["remote"]
+        assert (remote["response"], remote["answer"], remote["error"], remote["scored"]) == (colour, colour, None, True)
+        assert remote["mean_nll"] == pytest.approx(mean_nll(colour))
+        assert votes["local"]["tokens"] > 0
+    assert any(v["local"]["response"] != v["remote"]["response"] for v in shown.values()), "they are different networks"
+    assert {chunk.runs for chunk in rows(Chunk, job)} == {1}
+    assert len(set(stub.answered)) == 12
+    assert sum("status 500: out of GPUs" in event for event in events(job)) >= 1, "the attempt that ended is told"
+    assert {a.headers["authorization"] for a in stub.asked} == {f"Bearer {KEY}"}
+
+    # the key is nowhere but in the worker's own environment
+    logs = {path.name: path.read_bytes() for path in tmp_path.glob("*.log")}
+    kept = {str(path): path.read_bytes() for path in settings().data_dir.rglob("*") if path.is_file()}
+    assert len(kept) > 20
+    assert [name for name, content in (logs | kept).items() if KEY.encode() in content] == []
+
+    # the finished model, and another base LM, vote in the next job
+    second = service.order(
+        OWN,
+        {"name": "before", "adapter": found["fine_tuned_model"], "temperature": 0.0},
+        {"name": "deeper", "lm": "tiny-2"},
+        REMOTE,  # two epochs teach the tiny LMs no colour: somebody has to say something readable
+    )
+    service.ended(second)
+    after = service.votes(second)
+    assert {tuple(votes) for votes in after.values()} == {("local", "before", "deeper", "remote")}
+    assert any(votes["local"]["mean_nll"] != votes["before"]["mean_nll"] for votes in after.values())
+    assert any(votes["local"]["response"] != votes["deeper"]["response"] for votes in after.values())
+
+
+@pytest.mark.slow
+def test_a_cancel_is_heard_while_an_engine_takes_its_time_and_a_refusal_fails_the_job(
+    service: Service, stub: EngineStub
+) -> None:
+    stub.seconds = 25
+    job = service.order(REMOTE)
+    wait_until(lambda: stub.asked, 120, service.stack.logs)
+    assert service.client.post(f"{JOBS}/{job}/cancel").status_code == 200
+    service.ended(job, "cancelled", seconds=10)
+
+    stub.seconds = 0
+    stub.fail(*["unauthorised"] * 4)
+    job = service.order(REMOTE)
+    error = service.ended(job, "failed")["error"]
+    assert error["code"] == "engine_refused"
+    assert error["message"] == "The engine 'stub' refused: status 401: wrong key Bearer *** ask Ann"
+
+
+def test_an_engine_that_stays_away_ends_the_job_only_after_attempts_without_progress_and_keeps_its_chunks(
+    sqlite: str, tmp_path: Path, configure: Callable[..., None]
+) -> None:
+    configure(lease_seconds=3)
+    spec = spec_for(tmp_path, fault="engine")
+    job = add_job(spec=spec, unlabeled_file=add_file(b"{}"))
+    wait_until(lambda: work() or get_job(job).status == "failed", 30)
+    error = get_job(job).error
+    assert error
+    assert (error["code"], error["param"]) == ("engine_unavailable", "propagation.collaborators")
+    assert error["message"] == "The engine 'big' is not answering: status 503: no GPU left"
+    assert chunk_runs(job) == [1, 1, 1, 0, 0, 0]
+    again = Counter(event.partition(":")[0] for event in events(job))
+    assert again["Back in the queue"] == settings().max_attempts, "the first attempt made progress and is not counted"
+
+
+def test_ticks_from_inside_a_chunk_are_signs_of_life_and_leave_the_progress_in_chunks(sqlite: str, tmp_path: Path) -> None:
+    job = add_job()
+    with transaction() as session:
+        lease = leases.claim_job(session, "w1")
+    assert lease
+    desk = Desk(lease, tmp_path)
+    desk.answer({"ask": "open", "stage": "round-1/propagate", "chunks": 3, "items": 12})
+    desk.take_progress()
+    desk.answer({"tell": "progress", "stage": "round-1/propagate", "step": 3, "total": 4, "metrics": {}})
+    assert desk.take_progress() == (None, None)
+    desk.answer({"tell": "progress", "stage": "round-1/warmup", "step": 3, "total": 4, "metrics": {}})
+    progress, _ = desk.take_progress()
+    assert progress
+    assert (progress["step"], get_job(job).status) == (3, "running")
+
+
+def test_no_order_lies_on_the_disk(sqlite: str, tmp_path: Path, configure: Callable[..., None], monkeypatch: Any) -> None:
+    """While a runner works, its order is in two pipes and nowhere else."""
+    monkeypatch.setenv("STUB_KEY", KEY)
+    configure(engines=json.dumps({"stub": {"url": "http://127.0.0.1:9/v1", "model": "m", "api_key_env": "STUB_KEY"}}))
+    seen = tmp_path / "environment.json"
+    collaborators = [{"name": "a", "engine": "stub"}]
+    spec = spec_for(tmp_path, environment=str(seen)) | {"propagation": {"chunk_size": 1, "collaborators": collaborators}}
+    job = add_job(spec=spec, unlabeled_file=add_file(b"{}"))
+    work()
+    assert get_job(job).status == "succeeded"
+    assert KEY not in seen.read_text()
+    assert os.environ["STUB_KEY"] == KEY
+    kept = [path for path in settings().data_dir.rglob("*") if path.is_file()]
+    assert [path for path in kept if KEY.encode() in path.read_bytes()] == []
