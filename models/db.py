@@ -20,6 +20,7 @@ from models.settings import settings
 
 BUSY_TIMEOUT_MS = 10_000
 POOL_TIMEOUT_SECONDS = 5
+CONNECT_SECONDS = 5
 EVERYONE = "*"  # as the tenant of a transaction: all of them
 ONE_TENANT = "select set_config('semift.tenant', %s, true)"  # until the transaction ends
 REQUEST = f"{ONE_TENANT}, set_config('lock_timeout', %s, true), set_config('statement_timeout', %s, true)"
@@ -40,7 +41,7 @@ def make_engine(url: str) -> Engine:
     reachable: dict[str, Any] = {"pool_pre_ping": True, "pool_timeout": POOL_TIMEOUT_SECONDS}
     given_up = silence_bounds(settings().database_silence_seconds)
     # A statement's parameters are rows and names: no error message repeats them.
-    return create_engine(url, hide_parameters=True, connect_args={"connect_timeout": 5, **given_up}, **reachable)
+    return create_engine(url, hide_parameters=True, connect_args={"connect_timeout": CONNECT_SECONDS, **given_up}, **reachable)
 
 
 def silence_bounds(seconds: float) -> dict[str, int]:

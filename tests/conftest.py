@@ -26,8 +26,10 @@ from tests.security.watch import WATCH
 
 ROOT = Path(__file__).parents[1]
 
-# The gate tries the same examples every time; `pytest --hypothesis-profile=default` goes looking for new ones.
-hypothesis.settings.register_profile("gate", derandomize=True, deadline=None)
+# The gate tries the same examples every time; `pytest --hypothesis-profile=default` goes looking for new ones. How long it
+# takes to make one says how busy this machine is, and nothing about the service.
+QUICK = [hypothesis.HealthCheck.too_slow]
+hypothesis.settings.register_profile("gate", derandomize=True, deadline=None, suppress_health_check=QUICK)
 hypothesis.settings.load_profile("gate")
 NEED_SERVERS = {"database", "postgresql", "postgres_server", "stack", "redis_server", "embedded", "scaled"}
 _found = servers.Servers()
@@ -91,6 +93,11 @@ def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     for name in ("DATABASE_URL", "BROKER_URL", "STORE_URL"):
         monkeypatch.setenv(f"SEMIFT_{name}", "")  # whatever a developer's .env says
     monkeypatch.setenv("SEMIFT_REQUESTS_PER_MINUTE", "0")  # tests ask faster than people; test_quotas.py sets its own
+    for name in (
+        "LOCK",
+        "STATEMENT",
+    ):  # a machine that stands still for seconds is no reason for a 503; test_db.py sets its own
+        monkeypatch.setenv(f"SEMIFT_REQUEST_{name}_SECONDS", "120")
     forget_settings()
     yield
     forget_settings()

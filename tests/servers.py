@@ -55,7 +55,7 @@ def find() -> Servers:
 
 def _connect(url: URL) -> psycopg.Connection:
     plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
-    return psycopg.connect(plain, autocommit=True, connect_timeout=3)
+    return psycopg.connect(plain, autocommit=True, connect_timeout=60)  # refused at once where nobody is
 
 
 @contextlib.contextmanager
@@ -115,7 +115,7 @@ def _local_postgres() -> str | None:
 
 def _local_redis() -> str | None:
     url = "redis://127.0.0.1:6379/0"
-    with contextlib.suppress(redis.RedisError), redis.Redis.from_url(url, socket_connect_timeout=2) as client:
+    with contextlib.suppress(redis.RedisError), redis.Redis.from_url(url, socket_connect_timeout=60) as client:
         client.ping()
         return url
     return None
@@ -176,9 +176,10 @@ def _start_redis(servers: Servers) -> str:
     servers.started.append(process.wait)
     servers.started.append(process.terminate)
     with redis.Redis(port=port) as client:
-        for _ in range(100):
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
             with contextlib.suppress(redis.ConnectionError):
                 client.ping()
                 return f"redis://127.0.0.1:{port}/0"
             time.sleep(0.05)
-    raise ServersMissing("Redis (it was started, but did not answer within 5 s)")
+    raise ServersMissing("Redis (it was started, but did not answer within a minute)")

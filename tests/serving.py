@@ -10,13 +10,14 @@ import uvicorn
 from api.main import create_app
 from api.serve import configured
 
-SECONDS = 20
+SECONDS = 120  # for a machine that stands still now and then
 
 
 @contextmanager
 def serving() -> Iterator[str]:
     """http://127.0.0.1:port of a running uvicorn on the configured database; it must also end in time."""
-    config = configured(create_app(), host="127.0.0.1", port=0, log_level="error")
+    # A connection that is kept is not closed by a standstill: the next request must not meet a server that hangs up.
+    config = configured(create_app(), host="127.0.0.1", port=0, log_level="error", timeout_keep_alive=SECONDS)
     listening = config.bind_socket()
     running = uvicorn.Server(config)
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
