@@ -93,10 +93,7 @@ def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     for name in ("DATABASE_URL", "BROKER_URL", "STORE_URL"):
         monkeypatch.setenv(f"SEMIFT_{name}", "")  # whatever a developer's .env says
     monkeypatch.setenv("SEMIFT_REQUESTS_PER_MINUTE", "0")  # tests ask faster than people; test_quotas.py sets its own
-    for name in (
-        "LOCK",
-        "STATEMENT",
-    ):  # a machine that stands still for seconds is no reason for a 503; test_db.py sets its own
+    for name in ("LOCK", "STATEMENT"):  # that a machine stands still for seconds is no reason for a 503
         monkeypatch.setenv(f"SEMIFT_REQUEST_{name}_SECONDS", "120")
     forget_settings()
     yield

@@ -15,6 +15,7 @@ import select
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -112,14 +113,26 @@ def _watch(descriptors: Sequence[int], work: Mapping[str, Work]) -> int:
         os._exit(_read(connection, descriptors[1:], request, work))
     with suppress(OSError):  # the reader has done it, or is gone
         os.setpgid(reader, reader)
-    ready, _, _ = select.select([bell, connection.fileno()], [], [], request["limits"]["seconds"])
+    over = _over(reader, bell, connection.fileno(), request["limits"]["seconds"])
     with suppress(ProcessLookupError):
         os.killpg(reader, signal.SIGKILL)  # what it started, if it managed to, and itself when it is late
     _, status = os.waitpid(reader, 0)
-    end = "time" if not ready else _how(os.waitstatus_to_exitcode(status))
+    end = "time" if not over else _how(os.waitstatus_to_exitcode(status))
     with suppress(OSError):  # nobody waits any more
         connection.sendall(f"\n{json.dumps({'end': end})}\n".encode())
     return 0
+
+
+def _over(reader: int, bell: int, connection: int, seconds: float) -> bool:
+    """Whether the reader ended within `seconds`, or whoever asked went. One that is stopped and goes on rings as well."""
+    until = time.monotonic() + seconds
+    while True:
+        ready, _, _ = select.select([bell, connection], [], [], max(0.0, until - time.monotonic()))
+        if not ready or connection in ready:
+            return bool(ready)
+        os.read(bell, 1 << 10)
+        if sys.platform != "linux" or os.waitid(os.P_PID, reader, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            return True
 
 
 def _how(status: int) -> str:

@@ -34,7 +34,10 @@ def test_a_statement_of_a_request_takes_only_so_long(postgresql: str, configure:
     assert getattr(caught.value.orig, "sqlstate", None) == TOO_LONG
 
 
-def test_a_worker_waits_as_long_as_it_takes_also_on_a_connection_that_served_a_request(postgresql: str) -> None:
+def test_a_worker_waits_as_long_as_it_takes_also_on_a_connection_that_served_a_request(
+    postgresql: str, configure: Callable[..., None]
+) -> None:
+    configure(request_lock_seconds=4)
     with transaction(tenant="somebody") as session:
         asked = session.execute(text("select pg_backend_pid()")).scalar()
         assert session.execute(text("show lock_timeout")).scalar() == "4s"

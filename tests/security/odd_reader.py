@@ -35,6 +35,7 @@ ODD: dict[str, Callable[[], Any]] = {
     "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "bug": lambda: {}["a row of data"],
     "spin": _spin,
+    "stop": lambda: os.kill(os.getpid(), signal.SIGSTOP),
     "sleep": lambda: time.sleep(600),
     "eat": _eat,
     "leave": lambda: os._exit(3),
