@@ -6,7 +6,9 @@ import openai
 import pytest
 from fastapi.testclient import TestClient
 
+from api.health import service as health
 from api.main import create_app
+from models import db
 from tests.api.rows import labeled, unlabeled
 from tests.api.watching import Watched
 from tests.keys import AUTH, KEY
@@ -20,6 +22,16 @@ def refusals_are_in_the_envelope(monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     monkeypatch.setattr("api.main.RequestHeaders", Watched)
     yield
     assert Watched.seen == []
+
+
+@pytest.fixture(autouse=True)
+def waits_as_long_as_it_takes(own_settings: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pools, connections and leases bear a machine that stands still for seconds. What must end soon is told so by its test."""
+    monkeypatch.setattr(db, "POOL_TIMEOUT_SECONDS", 120)
+    monkeypatch.setattr(db, "CONNECT_SECONDS", 120)
+    monkeypatch.setattr(health, "CHECK_SECONDS", 120.0)
+    monkeypatch.setattr(health, "BROKER_TIMEOUT_SECONDS", 120.0)
+    monkeypatch.setenv("SEMIFT_LEASE_SECONDS", "300")
 
 
 @pytest.fixture

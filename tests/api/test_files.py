@@ -5,7 +5,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +25,7 @@ from models.tables import File
 from tests.api.rows import labeled
 from tests.api.sending import JOBS, upload
 from tests.keys import AUTH
+from tests.worker.watching import wait_until
 
 MB = 1 << 20
 ROOT = Path(__file__).parents[2]
@@ -108,13 +108,12 @@ def test_large_uploads_are_read_in_the_background(database: str, configure: Any)
     configure(inline_validation_bytes=0)
     with TestClient(create_app(), headers=AUTH) as app:
         good, bad = upload(app, labeled()), upload(app, b"text,label\n,\n", "rows.csv")
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            states = [app.get(f"/v1/files/{file}").json()["status"] for file in (good, bad)]
-            if "uploaded" not in states:
-                break
-            time.sleep(0.02)
-        assert states == ["processed", "error"]
+
+        def states() -> list[str]:
+            return [app.get(f"/v1/files/{file}").json()["status"] for file in (good, bad)]
+
+        wait_until(lambda: "uploaded" not in states(), 120)
+        assert states() == ["processed", "error"]
         assert app.post(JOBS, json={"model": "semift-small", "training_file": good}).status_code == 200
 
 
@@ -122,9 +121,7 @@ def test_a_file_left_unread_by_a_crash_is_read_at_the_next_start(database: str, 
     configure(inline_validation_bytes=0)
     file = upload(TestClient(create_app(), headers=AUTH), labeled())  # this server never ran its threads
     with TestClient(create_app(), headers=AUTH) as app:
-        deadline = time.monotonic() + 20
-        while app.get(f"/v1/files/{file}").json()["status"] == "uploaded" and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_until(lambda: app.get(f"/v1/files/{file}").json()["status"] != "uploaded", 120)
         assert app.get(f"/v1/files/{file}").json()["contents"]["labeled"] == 12
 
 
@@ -158,17 +155,19 @@ def process(sqlite: str, configure: Any, tmp_path: Path) -> Iterator[tuple[psuti
         server = subprocess.Popen(command, cwd=ROOT, env=dict(os.environ), stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(400):
-            try:
-                httpx.get(f"{url}/healthz")
-                break
-            except httpx.TransportError:
-                assert server.poll() is None, (tmp_path / "server.log").read_text()
-                time.sleep(0.05)
+        wait_until(lambda: server.poll() is not None or answers(url), 120)
+        assert server.poll() is None, (tmp_path / "server.log").read_text()
         yield psutil.Process(server.pid), url
     finally:
         server.terminate()
-        server.wait(20)
+        server.wait(120)
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/healthz", timeout=120).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def highest_memory(process: psutil.Process, done: Event) -> int:
@@ -181,7 +180,8 @@ def highest_memory(process: psutil.Process, done: Event) -> int:
 def test_64_megabytes_go_through_in_constant_memory(process: tuple[psutil.Process, str], tmp_path: Path) -> None:
     server, url = process
     upload_to = f"{url}/v1/files"
-    small = httpx.post(upload_to, files={"file": ("l.jsonl", labeled())}, data={"purpose": "fine-tune"}, headers=AUTH)
+    form = {"files": {"file": ("l.jsonl", labeled())}, "data": {"purpose": "fine-tune"}}
+    small = httpx.post(upload_to, headers=AUTH, timeout=120, **form)
     assert small.status_code == 200
     row = b'{"text": "' + b"word " * 400 + b'%07d", "label": "%s"}\n'
     path, digest = tmp_path / "large.jsonl", hashlib.sha256()
@@ -197,14 +197,15 @@ def test_64_megabytes_go_through_in_constant_memory(process: tuple[psutil.Proces
         watching = pool.submit(highest_memory, server, done)
         sent = {"files": {"file": ("large.jsonl", file)}, "data": {"purpose": "fine-tune"}, "headers": AUTH}
         made = httpx.post(upload_to, **sent, timeout=120).json()
-        deadline = time.monotonic() + 120
-        shown = made
-        while shown["status"] == "uploaded" and time.monotonic() < deadline:
-            time.sleep(0.05)
-            shown = httpx.get(f"{upload_to}/{made['id']}", headers=AUTH).json()
+
+        def shown() -> Any:
+            return httpx.get(f"{upload_to}/{made['id']}", headers=AUTH, timeout=120).json()
+
+        wait_until(lambda: shown()["status"] != "uploaded", 200)
         done.set()
         peak = watching.result()
-    assert (made["sha256"], shown["status"], shown["contents"]["rows"]) == (digest.hexdigest(), "processed", 33_600)
+    read = shown()
+    assert (made["sha256"], read["status"], read["contents"]["rows"]) == (digest.hexdigest(), "processed", 33_600)
     assert (peak - before) / MB < 32
     spool = tmp_path / "data" / "spool"
     assert list(spool.iterdir()) == []
@@ -213,7 +214,7 @@ def test_64_megabytes_go_through_in_constant_memory(process: tuple[psutil.Proces
 def test_an_upload_over_the_limit_is_stopped_with_413(process: tuple[psutil.Process, str]) -> None:
     _, url = process
     body = {"file": ("large.bin", b"x" * (71 * MB))}
-    declared = httpx.post(f"{url}/v1/files", files=body, data={"purpose": "fine-tune"}, headers=AUTH, timeout=60)
+    declared = httpx.post(f"{url}/v1/files", files=body, data={"purpose": "fine-tune"}, headers=AUTH, timeout=120)
     assert (declared.status_code, declared.json()["error"]["code"]) == (413, "file_too_large")
     assert "70 MiB" in declared.json()["error"]["message"]
 
@@ -223,6 +224,6 @@ def test_an_upload_over_the_limit_is_stopped_with_413(process: tuple[psutil.Proc
             yield b"x" * MB
 
     headers = {"content-type": "multipart/form-data; boundary=b", **AUTH}
-    undeclared = httpx.post(f"{url}/v1/files", content=chunks(), headers=headers, timeout=60)
+    undeclared = httpx.post(f"{url}/v1/files", content=chunks(), headers=headers, timeout=120)
     assert (undeclared.status_code, undeclared.json()["error"]["param"]) == (413, "file")
-    assert httpx.get(f"{url}/v1/files", headers=AUTH).json()["data"] == []
+    assert httpx.get(f"{url}/v1/files", headers=AUTH, timeout=120).json()["data"] == []

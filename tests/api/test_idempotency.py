@@ -61,7 +61,7 @@ def test_fifty_at_once_make_one_job_and_get_the_same_bytes(server: str, upload: 
         changed = {**body, "seed": 7} if number == 49 else body
         all_here.wait()
         while True:
-            response = httpx.post(f"{server}{JOBS}", json=changed, headers={"idempotency-key": "storm", **AUTH}, timeout=60)
+            response = httpx.post(f"{server}{JOBS}", json=changed, headers={"idempotency-key": "storm", **AUTH}, timeout=120)
             if response.status_code != 409:
                 return response
             assert code(response) == (409, "request_in_progress")
@@ -89,7 +89,7 @@ def test_requests_to_different_servers_meet_in_the_database(
 
     def order(_: int) -> httpx.Response:
         all_here.wait()
-        return httpx.post(f"{server}{JOBS}", json=body, headers={"idempotency-key": "k", **AUTH}, timeout=60)
+        return httpx.post(f"{server}{JOBS}", json=body, headers={"idempotency-key": "k", **AUTH}, timeout=120)
 
     with ThreadPoolExecutor(12) as pool:
         answers = list(pool.map(order, range(12)))
@@ -162,11 +162,11 @@ def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
     def slow(*arguments: Any) -> Any:
         if next(first, False):
             arrived.set()
-            assert go_on.wait(20)
+            assert go_on.wait(120)
         return check(*arguments)
 
     def there() -> None:
-        assert arrived.wait(20)
+        assert arrived.wait(120)
 
     monkeypatch.setattr(service.checks, "check_files", slow)
     try:
@@ -187,7 +187,7 @@ def test_what_is_in_flight_is_told_to_come_again(
             refused = world.app.post(JOBS, json=world.order(), headers=headers)
             assert code(refused) == (409, "request_in_progress")
             assert (refused.headers["retry-after"], refused.headers["x-should-retry"]) == ("1", "true")
-        made = running.result(20)
+        made = running.result(120)
     assert world.app.post(JOBS, json=world.order(), headers=headers).content == made.content
     assert count(Job) == 1
 
@@ -216,7 +216,7 @@ def test_a_first_attempt_overtaken_by_its_retry_on_another_server_makes_no_secon
             slow = pool.submit(post, world, retry=0)
             there()
             retry = post(world, retry=1)
-        assert slow.result(20).content == retry.content
+        assert slow.result(120).content == retry.content
     assert count(Job) == 1
 
 

@@ -24,7 +24,7 @@ def test_files_go_up_are_read_listed_come_back_and_go(client: openai.OpenAI) -> 
     content = labeled()
     made = client.files.create(file=("labeled.jsonl", content), purpose="fine-tune")
     assert (made.object, made.bytes, made.filename, made.purpose) == ("file", len(content), "labeled.jsonl", "fine-tune")
-    ready = client.files.wait_for_processing(made.id, poll_interval=0.01, max_wait_seconds=10)
+    ready = client.files.wait_for_processing(made.id, poll_interval=0.01, max_wait_seconds=120)
     assert ready.status == "processed"
     assert ready.contents == {"format": "jsonl", "rows": 12, "labeled": 12, "unlabeled": 0}  # type: ignore[attr-defined]
     assert ready.sha256 == hashlib.sha256(content).hexdigest()  # type: ignore[attr-defined]
@@ -268,7 +268,7 @@ def test_the_asynchronous_client_does_the_same(server: str) -> None:
         async with openai.AsyncOpenAI(base_url=f"{server}/v1", api_key=KEY, max_retries=0) as client:
             train = await client.files.create(file=("l.jsonl", labeled()), purpose="fine-tune")
             rest = await client.files.create(file=("u.jsonl", unlabeled()), purpose="fine-tune")
-            ready = await client.files.wait_for_processing(train.id, poll_interval=0.01, max_wait_seconds=10)
+            ready = await client.files.wait_for_processing(train.id, poll_interval=0.01, max_wait_seconds=120)
             assert ready.status == "processed"
             made = [
                 await client.fine_tuning.jobs.create(model=MODEL, training_file=train.id, method=semi(rest.id))

@@ -24,7 +24,7 @@ def die_accepting(app: TestClient, order: dict[str, object], point: str) -> None
         pid = os.fork()
     if pid == 0:
         try:
-            signal.alarm(30)
+            signal.alarm(120)
             crash._WANTED = crash._wanted(point)
             app.post(JOBS, json=order, headers=HEADERS)
         finally:

@@ -96,7 +96,7 @@ def die(app: TestClient, point: str, send: Callable[[], object]) -> None:
         pid = os.fork()
     if pid == 0:
         try:
-            signal.alarm(30)
+            signal.alarm(120)
             crash._WANTED = crash._wanted(point)
             send()
         finally:
