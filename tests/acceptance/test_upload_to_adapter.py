@@ -41,18 +41,19 @@ def csv_rows(n: int, labels: bool) -> bytes:
 
 @pytest.fixture
 def client(stack, configure) -> openai.OpenAI:
-    configure(lease_seconds=5, threads=1, base_lms=json.dumps({"tiny": "bundled:1"}))
+    configure(lease_seconds=60, threads=1, base_lms=json.dumps({"tiny": "bundled:1"}))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     stack.spawn("uvicorn", "--factory", "api.main:create_app", "--port", str(port), "--log-level", "warning")
     stack.spawn("celery", *WORKER_ARGS)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
+    deadline = time.monotonic() + 240
+    while True:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=60):
                 break
         except OSError:
+            assert time.monotonic() < deadline, stack.logs()
             time.sleep(0.2)
     with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=KEY, max_retries=0) as made:
         yield made
@@ -77,7 +78,7 @@ def test_two_uploads_in_an_evolved_adapter_out(client, stack, tmp_path):
     method: Any = {"type": "semi_supervised", "semi_supervised": block}
     job = client.fine_tuning.jobs.create(model="tiny", training_file=labeled.id, method=method, suffix="colours", seed=7)
     assert job.status in ("queued", "running")
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 480
     while job.status in ("queued", "running"):
         assert time.monotonic() < deadline, stack.logs()
         time.sleep(0.5)
@@ -133,5 +134,5 @@ def test_two_uploads_in_an_evolved_adapter_out(client, stack, tmp_path):
 
 def content(client: openai.OpenAI, job: str, path: str) -> bytes:
     asked = urllib.request.Request(f"{client.base_url}fine_tuning/jobs/{job}/artifacts/{path}", headers=AUTH)
-    with urllib.request.urlopen(asked, timeout=30) as answer:
+    with urllib.request.urlopen(asked, timeout=120) as answer:
         return answer.read()

@@ -42,7 +42,7 @@ def submitted(semift: Semift, folder: Path, *more: str) -> str:
 
 
 def files_at(server: str) -> list[dict[str, Any]]:
-    return httpx.get(f"{server}/v1/files", headers=AUTH, trust_env=False).json()["data"]  # type: ignore[no-any-return]
+    return httpx.get(f"{server}/v1/files", headers=AUTH, trust_env=False, timeout=120).json()["data"]  # type: ignore[no-any-return]
 
 
 def test_validate_shows_every_finding_and_leaves_nothing(semift: Semift, server: str, folder: Path) -> None:
@@ -214,8 +214,8 @@ def test_up_starts_the_checkout_s_server_and_a_signal_ends_it(
         process.send_signal(told)
         if told == signal.SIGTERM:
             process.send_signal(told)  # whoever repeats himself must not leave the worker behind
-        assert process.wait(60) == 0
-        _, alive = psutil.wait_procs(children, 1)
+        assert process.wait(120) == 0
+        _, alive = psutil.wait_procs(children, 60)
         assert alive == []
         assert "Traceback" not in process.stdout.read()
     finally:
@@ -234,7 +234,7 @@ def test_a_signal_ends_the_watching_and_not_the_job(
         assert process.stdout is not None
         assert process.stdout.readline()  # it follows
         process.send_signal(told)
-        assert process.wait(60) == code
+        assert process.wait(120) == code
     finally:
         process.kill()
         _, said = process.communicate()
@@ -249,7 +249,7 @@ def test_keys_are_made_by_the_checkout_s_own_command(tmp_path: Path) -> None:
     def keys(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", code, "keys", *arguments]
         environment = {**os.environ, "PYTHONPATH": str(ROOT / "client")}
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False)
 
     made = keys("create", "--tenant", "acme", "--expires", "1d", "--data-dir", "here")
     assert made.returncode == 0, made.stderr

@@ -2,7 +2,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from threading import Barrier
 
@@ -12,14 +13,17 @@ from models.db import transaction
 from models.queries import leases, outbox
 from models.queries.jobs import lock_status, request_cancel
 from models.queries.leases import Lease, LeaseLost
+from models.settings import settings
 from models.status import JobStatus
 from models.tables import Event, Outbox, Stage
 from tests.models.moves import claim, claim_chunk, commit, count, end, open_stage, release
 from tests.rows import TENANT, add_file, add_job, get_job, let_lease_expire, set_job
 
+CLOCKS_APART = 0.01  # SQLite's says milliseconds
+
 
 def test_the_oldest_waiting_job_is_claimed_first_and_only_once(database: str) -> None:
-    first, second = add_job(), add_job()
+    before, first, second = time.time(), add_job(), add_job()
     one, two = claim("w1"), claim("w2")
     assert (one.job_id, two.job_id) == (first, second)
     assert two.token > one.token > 0
@@ -27,8 +31,9 @@ def test_the_oldest_waiting_job_is_claimed_first_and_only_once(database: str) ->
         assert leases.claim_job(session, "w3") is None
     job = get_job(first)
     assert (job.status, job.worker, job.attempt) == ("running", "w1", 1)
-    assert job.started_at == pytest.approx(job.created_at, abs=5)
-    assert job.lease_until == pytest.approx(job.started_at + 30, abs=1)
+    assert job.started_at
+    assert before - CLOCKS_APART <= job.created_at <= job.started_at <= time.time() + CLOCKS_APART
+    assert job.lease_until == pytest.approx(job.started_at + 30, abs=1), "one statement wrote both"
 
 
 def test_many_threads_claim_every_job_once(database: str) -> None:
@@ -70,7 +75,7 @@ def test_many_processes_claim_every_job_once_each_with_a_token_of_its_own(databa
         subprocess.Popen([sys.executable, "-c", CLAIM_ALL, f"w{n}"], cwd=root, stdout=subprocess.PIPE, text=True)
         for n in range(4)
     ]
-    lines = [line.split() for process in started for line in process.communicate(timeout=60)[0].splitlines()]
+    lines = [line.split() for process in started for line in process.communicate(timeout=240)[0].splitlines()]
     assert [process.returncode for process in started] == [0] * 4
     assert Counter(job for job, _ in lines) == Counter(wanted)
     assert len({token for _, token in lines}) == 30
@@ -182,9 +187,11 @@ def test_release_in_good_order_costs_no_attempt_and_starts_at_once(database: str
     assert release(claim(), counted=False) == JobStatus.queued
     row = get_job(job)
     assert (row.attempt, row.next_attempt_at) == (0, None)
-    lease = claim()
+    lease, before = claim(), time.time()
     assert release(lease, counted=True) == JobStatus.queued
-    assert get_job(job).next_attempt_at == pytest.approx(get_job(job).created_at + 2.0, abs=3)
+    after = get_job(job).next_attempt_at
+    assert after
+    assert before - CLOCKS_APART <= after - settings().heartbeat_seconds <= time.time() + CLOCKS_APART
 
 
 @pytest.mark.parametrize("by", ["release", "sweep"])
@@ -220,7 +227,7 @@ def test_a_cancel_that_races_with_the_end_leaves_one_consistent_end(database: st
     with ThreadPoolExecutor(2) as pool:
         for trial in range(40):
             job = add_job(training_file=file)
-            lease, barrier = claim(), Barrier(2)
+            lease, barrier = claim(), Barrier(1 if trial < 2 else 2)
 
             def cancel(job: str = job, barrier: Barrier = barrier) -> bool:
                 barrier.wait()
@@ -234,7 +241,7 @@ def test_a_cancel_that_races_with_the_end_leaves_one_consistent_end(database: st
                     time.sleep(0.002)
                 return end(lease)
 
-            asked, ended = pool.submit(cancel), pool.submit(succeed)
+            asked, ended = _both(pool, cancel, succeed, trial)
             expected = JobStatus.cancelled if asked.result() else JobStatus.succeeded
             assert ended.result() == expected
             assert get_job(job).status == expected
@@ -242,4 +249,18 @@ def test_a_cancel_that_races_with_the_end_leaves_one_consistent_end(database: st
             ends = ("The job was cancelled", "The job has successfully completed")
             assert count(Event, Event.job_id == job, Event.message.in_(ends)) == 1
             seen.add(expected)
-    assert len(seen) == 2, "40 trials, half of them with the cancel ahead, should show both orders"
+    assert len(seen) == 2
+
+
+def _both(
+    pool: ThreadPoolExecutor, cancel: Callable[[], bool], succeed: Callable[[], JobStatus | None], trial: int
+) -> tuple[Future[bool], Future[JobStatus | None]]:
+    """At once; in the first two trials one after the other, each ahead once, so that every machine shows both orders."""
+    if trial == 0:
+        ended = pool.submit(succeed)
+        wait([ended])
+        return pool.submit(cancel), ended
+    asked = pool.submit(cancel)
+    if trial == 1:
+        wait([asked])
+    return asked, pool.submit(succeed)

@@ -1,7 +1,7 @@
 """A runner whose job has the shape of the real one and takes milliseconds: stages, chunks, an adapter, artefacts, no torch.
 
-The job's spec says how it behaves: items, seconds a chunk and a training step take, and one fault (`fault`). What it
-computes depends on the spec alone. It writes what it does to spec["log"], one line each.
+The job's spec says how it behaves: items, seconds a chunk and a training step take, one fault (`fault`), and lines at which
+it is held (`holds`). What it computes depends on the spec alone. It writes what it does to spec["log"], one line each.
 """
 
 import errno
@@ -23,7 +23,7 @@ from worker.semisup.errors import DataError, EngineAway, NonFiniteLoss, Stopped
 from worker.semisup.keep import file_sha256
 
 STEPS = 5
-COMPANY_SECONDS = 60.0
+COMPANY_SECONDS = 120.0
 
 
 def job(order: Order, keep: PipeKeep) -> None:
@@ -41,7 +41,7 @@ def job(order: Order, keep: PipeKeep) -> None:
     if spec.get("fault") == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if spec.get("fault") == "child":
-        note(order, f"child {subprocess.Popen(['sleep', '60']).pid}")
+        note(order, f"child {subprocess.Popen(['sleep', '3600']).pid}")
     if spec.get("fault") == "no room" and lines_of(order, "start") <= 2:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if spec.get("environment"):
@@ -60,14 +60,14 @@ def job(order: Order, keep: PipeKeep) -> None:
 
 def train(order: Order, keep: PipeKeep, text: str) -> Adapter:
     """Goes on from its newest checkpoint. The weights say which steps were taken, and in which order."""
-    note(order, f"begin {text}")
+    reach(order, keep, f"begin {text}")
     done, shelf = went_on(keep, text), keep.shelf
     saved = len(done)
     for step in range(len(done) + 1, STEPS + 1):
         shelf.alive("step")
         if order["spec"].get("fault") == f"no number in {text.split()[0]}" and step == 4:
             raise NonFiniteLoss(shelf.stage, step)
-        note(order, f"step {step} of {text}")
+        reach(order, keep, f"step {step} of {text}")
         if order["spec"].get("fault") == f"hangs at step {step}":
             time.sleep(3600)
         time.sleep(order["spec"].get("step_seconds", 0))
@@ -103,9 +103,11 @@ def went_on(keep: PipeKeep, text: str) -> list[int]:
 
 def infer(order: Order, keep: PipeKeep, part: Sequence[int]) -> list[Vote]:
     keep.shelf.alive("batch")
-    note(order, f"begin chunk {part[0]}")
+    reach(order, keep, f"begin chunk {part[0]}")
     if "company" in order["spec"]:
         wait_for_company(order, order["spec"]["company"])
+    if order["assist"]:
+        reach(order, keep, "assist in a chunk")
     if order["spec"].get("fault") == f"hangs at chunk {part[0]}":
         time.sleep(3600)
     if order["spec"].get("fault") == "engine" and part[0] >= 3:
@@ -153,6 +155,19 @@ def write(folder: Path, report: Report) -> Folder:
     (folder / "adapter" / "adapter_model.safetensors").write_bytes(b"evolved")
     (folder / "report.json").write_text(json.dumps(dict(report.body)))
     return Folder(str(folder), "0" * 64)
+
+
+def reach(order: Order, keep: PipeKeep, what: str) -> None:
+    """A line of the log. Whoever writes one of `holds` for the first time stays there, however slow or fast the machine is:
+    until it is told to stop, let go (working.py) or killed."""
+    note(order, what)
+    if what in order["spec"].get("holds", ()) and lines_of(order, what) == 1:
+        while not keep.shelf.stopping() and not gate(order["spec"]).exists():
+            time.sleep(0.02)
+
+
+def gate(spec: dict[str, Any]) -> Path:
+    return Path(f"{spec['log']}-gate")
 
 
 def note(order: Order, what: str) -> None:

@@ -1,6 +1,7 @@
 """A Redis that answers every write with "no": out of memory. Its worker lives on, finds work, and hears it again afterwards."""
 
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from tests.worker.fake_worker import ARGS
 from tests.worker.test_celery import ended, start_worker
 from tests.worker.watching import wait_until
 from worker.app import RING, publish
+from worker.housekeeper import TOLD_AGAIN_SECONDS
 
 FULL_SECONDS = 8.0
-HEARD_SECONDS = 60.0
+HEARD_SECONDS = 120.0
 
 
 @pytest.fixture
@@ -44,8 +46,9 @@ def doorbells(stack: Stack) -> int:
 def test_a_redis_without_memory_ends_no_worker_costs_no_job_and_is_heard_when_it_has_some(
     embedded: Stack, redis: OwnRedis, tmp_path: Path, configure: Callable[..., None]
 ) -> None:
-    configure(broker_url=f"redis://127.0.0.1:{redis.port}/0", lease_seconds=12)
+    configure(broker_url=f"redis://127.0.0.1:{redis.port}/0", lease_seconds=60)
     there = start_worker(embedded)
+    began = time.monotonic()
     set_memory(redis, 1)
     hang_up(redis)
     late = embedded.spawn("celery", *ARGS, "-n", "late@test")  # one that begins while the broker refuses everybody
@@ -53,11 +56,11 @@ def test_a_redis_without_memory_ends_no_worker_costs_no_job_and_is_heard_when_it
     ended(embedded, job)
     with pytest.raises(AssertionError, match="not within"):
         wait_until(lambda: there.poll() is not None or late.poll() is not None, FULL_SECONDS)
-    assert embedded.logs().count("Cannot connect to redis") < 2 * FULL_SECONDS, "two workers, and neither floods its log"
-
-    assert embedded.logs().count("took no doorbells") <= 2, "each says it once a minute"
+    said, passed = embedded.logs(), time.monotonic() - began  # in this order: what was said took no longer
+    assert said.count("Cannot connect to redis") < 2 * passed, "two workers, and neither floods its log"
+    assert said.count("took no doorbells") <= 2 * (1 + passed // TOLD_AGAIN_SECONDS), "each says it once a minute"
     late.send_signal(signal.SIGTERM)
-    assert late.wait(30) == 0, "who waits for a broker hears that he shall go"
+    assert late.wait(120) == 0, "who waits for a broker hears that he shall go"
 
     set_memory(redis, 0)
     before = doorbells(embedded)

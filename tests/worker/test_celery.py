@@ -14,24 +14,21 @@ from models.settings import settings
 from models.status import TERMINAL
 from tests import servers
 from tests.conftest import Stack
-from tests.rows import add_file, add_job, get_job, set_job
+from tests.rows import add_file, add_job, get_job, let_lease_expire, set_job
 from tests.worker.fake_runner import spec_for
-from tests.worker.fake_worker import ARGS
+from tests.worker.fake_worker import ARGS, LOOKS_ONCE
 from tests.worker.watching import alive, begun_in_vain, chunk_runs, did, how_often, lines, result, runners, wait_until
 from worker.app import QUEUE, celery, configuration, publish, transport_options
 from worker.housekeeper import Housekeeper
 
-LEASE_SECONDS = 12  # no loaded machine stands still for that long: who loses a lease here has a bug
-SHORT_LEASE_SECONDS = 5  # for tests that wait until one is over
-FOUND_AGAIN_SECONDS = (
-    10 * SHORT_LEASE_SECONDS
-)  # the rest of the lease, a sweep, a look around; the rest is for a loaded machine
+LEASE_SECONDS = 60  # no loaded machine stands still for that long: who loses a lease here has a bug
+LONG_SECONDS = 3600
 
 
 @pytest.fixture(autouse=True)
-def api(request: pytest.FixtureRequest, stack: Stack, configure: Callable[..., None]) -> Iterator[Housekeeper]:
-    """What an API process has running: a housekeeper without an idle thread. The parameter is another lease."""
-    configure(lease_seconds=getattr(request, "param", LEASE_SECONDS), stop_grace_seconds=2)
+def api(stack: Stack, configure: Callable[..., None]) -> Iterator[Housekeeper]:
+    """What an API process has running: a housekeeper without an idle thread."""
+    configure(lease_seconds=LEASE_SECONDS, stop_grace_seconds=2)
     housekeeper = Housekeeper()
     housekeeper.start()
     yield housekeeper
@@ -45,22 +42,21 @@ def start_worker(stack: Stack) -> subprocess.Popen[bytes]:
     return worker
 
 
-def ended(stack: Stack, job: str, status: str = "succeeded", seconds: float = 120) -> None:
-    wait_until(lambda: get_job(job).status in TERMINAL, seconds, lambda: f"{get_job(job).status}\n{stack.logs()}")
+def ended(stack: Stack, job: str, status: str = "succeeded") -> None:
+    wait_until(lambda: get_job(job).status in TERMINAL, 240, lambda: f"{get_job(job).status}\n{stack.logs()}")
     assert get_job(job).status == status, f"{get_job(job).error}\n{stack.logs()}"
 
 
-@pytest.mark.parametrize("api", [30], indirect=True, ids=["looks around every 10 s"])
-def test_a_doorbell_starts_a_job_at_once(stack: Stack, tmp_path: Path) -> None:
+def test_a_doorbell_starts_a_job_of_which_nobody_else_tells_the_worker(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(LOOKS_ONCE, "1")
     start_worker(stack)
-    job = add_job(spec=spec_for(tmp_path))
-    ended(stack, job)
-    row = get_job(job)
-    assert row.started_at is not None
-    assert row.started_at - row.created_at < settings().sweep_seconds / 2, "nobody waited for a look around"
+    first = add_job(spec=spec_for(tmp_path))
+    ended(stack, first)  # this one the worker may have found as it looked around, when it began
+    ended(stack, add_job(spec=spec_for(tmp_path, log=str(tmp_path / "second"))))
 
 
-@pytest.mark.parametrize("api", [SHORT_LEASE_SECONDS], indirect=True, ids=["short lease"])
 def test_kill_9_of_the_worker_kills_its_runner_and_another_worker_finishes_with_the_same_result(
     stack: Stack, tmp_path: Path
 ) -> None:
@@ -68,17 +64,18 @@ def test_kill_9_of_the_worker_kills_its_runner_and_another_worker_finishes_with_
     (tmp_path / "undisturbed").mkdir()
     undisturbed = add_job(spec=spec_for(tmp_path / "undisturbed"), unlabeled_file=add_file(b"{}"))
     ended(stack, undisturbed)
-    spec = spec_for(tmp_path, chunk_seconds=0.4, step_seconds=0.4)
+    spec = spec_for(tmp_path, holds=["begin chunk 3", "begin evolve 3"])
     job = add_job(spec=spec, unlabeled_file=add_file(b"{}"))
     wait_until(lambda: did(spec, "begin chunk 3"), what=stack.logs)
     first.kill()
     first.wait()
-    wait_until(lambda: not alive(runners(spec)[0]), seconds=10)
+    wait_until(lambda: not alive(runners(spec)[0]))
+    let_lease_expire(job)  # as it would in a minute
     second = start_worker(stack)
-    wait_until(lambda: len(runners(spec)) == 2, FOUND_AGAIN_SECONDS, stack.logs)
     wait_until(lambda: did(spec, "begin evolve 3"), what=stack.logs)
     second.kill()
     second.wait()
+    let_lease_expire(job)
     start_worker(stack)
     ended(stack, job)
     assert result(job) == result(undisturbed)
@@ -87,25 +84,25 @@ def test_kill_9_of_the_worker_kills_its_runner_and_another_worker_finishes_with_
     assert how_often(spec, "begin warmup") == {"begin warmup": 1}, "what was recorded is never computed again"
 
 
-def test_a_worker_told_to_end_gives_its_job_back_and_leaves_within_seconds(stack: Stack, tmp_path: Path) -> None:
+def test_a_worker_told_to_end_gives_its_job_back_and_leaves(stack: Stack, tmp_path: Path) -> None:
     worker = start_worker(stack)
-    spec = spec_for(tmp_path, chunk_seconds=60)
+    spec = spec_for(tmp_path, chunk_seconds=LONG_SECONDS)
     job = add_job(spec=spec)
     wait_until(lambda: did(spec, "begin chunk 0"), what=stack.logs)
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(15) == 0, stack.logs()
+    assert worker.wait(120) == 0, stack.logs()
     row = get_job(job)
     assert (row.status, row.attempt) == ("queued", 0)
     assert not alive(runners(spec)[0])
 
 
-def test_a_running_job_is_cancelled_within_ten_seconds_and_the_worker_takes_the_next(stack: Stack, tmp_path: Path) -> None:
+def test_a_running_job_is_cancelled_in_the_middle_of_a_step_and_the_worker_takes_the_next(stack: Stack, tmp_path: Path) -> None:
     start_worker(stack)
-    spec = spec_for(tmp_path, step_seconds=60)
+    spec = spec_for(tmp_path, step_seconds=LONG_SECONDS)
     job = add_job(spec=spec)
     wait_until(lambda: did(spec, "begin warmup"), what=stack.logs)
     set_job(job, cancel_requested_at=5.0)
-    ended(stack, job, "cancelled", seconds=10)
+    ended(stack, job, "cancelled")
     assert not alive(runners(spec)[0])
     ended(stack, add_job(spec=spec_for(tmp_path, log=str(tmp_path / "next"))))
 
@@ -172,7 +169,7 @@ def test_a_broker_that_is_away_blocks_nobody_and_costs_no_job(
     started = time.monotonic()
     with pytest.raises(Exception, match=r"refused|111"):
         publish(["ftjob-x"])
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60, "it was tried once"
     spec = spec_for(tmp_path)
     job = add_job(spec=spec)
     stack.spawn("celery", *ARGS)

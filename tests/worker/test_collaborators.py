@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,8 +17,9 @@ from models.settings import settings
 from models.tables import Chunk
 from tests.conftest import Stack
 from tests.engine_stub import EngineStub, engine_stub, mean_nll
+from tests.engine_stub import colour as colour_of
 from tests.keys import AUTH
-from tests.rows import add_file, add_job, get_job
+from tests.rows import add_file, add_job, get_job, set_job
 from tests.serving import serving
 from tests.worker.fake_runner import spec_for
 from tests.worker.test_real_job import children
@@ -71,9 +73,9 @@ class Service:
     def get(self, path: str) -> Any:
         return self.client.get(f"{JOBS}/{path}").json()
 
-    def ended(self, job: str, status: str = "succeeded", seconds: float = 240) -> Any:
+    def ended(self, job: str, status: str = "succeeded") -> Any:
         over = ("succeeded", "failed", "cancelled")
-        wait_until(lambda: self.get(job)["status"] in over, seconds, lambda: f"{self.get(job)}\n{self.stack.logs()}")
+        wait_until(lambda: self.get(job)["status"] in over, 600, lambda: f"{self.get(job)}\n{self.stack.logs()}")
         found = self.get(job)
         assert found["status"] == status, f"{found['error']}\n{self.stack.logs()}"
         return found
@@ -99,10 +101,10 @@ def stub() -> Iterator[EngineStub]:
 @pytest.fixture
 def service(embedded: Stack, configure: Callable[..., None], stub: EngineStub, monkeypatch: Any) -> Iterator[Service]:
     monkeypatch.setenv("STUB_KEY", KEY)
-    engine = {"url": stub.url, "model": "stub-lm", "api_key_env": "STUB_KEY", "retries": 2, "timeout_s": 30}
+    engine = {"url": stub.url, "model": "stub-lm", "api_key_env": "STUB_KEY", "retries": 2, "timeout_s": 600}
     lms = {"tiny": "bundled:1", "tiny-2": "bundled:2"}
-    configure(lease_seconds=5, threads=1, base_lms=json.dumps(lms), engines=json.dumps({"stub": engine}))
-    with serving() as url, httpx.Client(base_url=url, headers=AUTH, timeout=30) as client:
+    configure(lease_seconds=60, threads=1, base_lms=json.dumps(lms), engines=json.dumps({"stub": engine}))
+    with serving() as url, httpx.Client(base_url=url, headers=AUTH, timeout=120) as client:
         yield Service(client, embedded, embedded.spawn("celery", *WORKER_ARGS).pid)
 
 
@@ -113,17 +115,20 @@ OWN, REMOTE = {"name": "local", "temperature": 0.0}, {"name": "remote", "engine"
 def test_samples_show_what_each_of_two_networks_voted_though_the_engine_failed_on_the_way(
     service: Service, stub: EngineStub, tmp_path: Path
 ) -> None:
-    # One fault of each kind that is tried again, then one engine that stays away for longer than we wait: a whole attempt.
-    stub.fail("limited", None, "half", None, "reset", None, "other_json", *["broken"] * 12)
-    stub.seconds = 0.3  # long enough to have a look at the runner
+    looked = threading.Event()
+    stub.say = lambda messages, seed: (looked.wait(300), colour_of(messages, seed))[1]
     job = service.order(OWN, REMOTE)
-    wait_until(lambda: stub.asked, 120, service.stack.logs)
-    for runner in children(service.worker):
+    wait_until(lambda: stub.asked, 240, service.stack.logs)
+    at_work = children(service.worker)
+    assert at_work
+    for runner in at_work:
         for name in ("environ", "cmdline"):
             seen = Path(f"/proc/{runner}/{name}").read_bytes()
             assert KEY.encode() not in seen
             assert stub.url.encode() not in seen
-    stub.seconds = 0.0
+    # One fault of each kind that is tried again, then one engine that stays away for longer than we wait: a whole attempt.
+    stub.fail("limited", None, "half", None, "reset", None, "other_json", *["broken"] * 12)
+    looked.set()
     found = service.ended(job)
 
     shown = service.votes(job)
@@ -164,11 +169,11 @@ def test_samples_show_what_each_of_two_networks_voted_though_the_engine_failed_o
 def test_a_cancel_is_heard_while_an_engine_takes_its_time_and_a_refusal_fails_the_job(
     service: Service, stub: EngineStub
 ) -> None:
-    stub.seconds = 25
+    stub.seconds = 3600
     job = service.order(REMOTE)
-    wait_until(lambda: stub.asked, 120, service.stack.logs)
+    wait_until(lambda: stub.asked, 240, service.stack.logs)
     assert service.client.post(f"{JOBS}/{job}/cancel").status_code == 200
-    service.ended(job, "cancelled", seconds=10)
+    service.ended(job, "cancelled")
 
     stub.seconds = 0
     stub.fail(*["unauthorised"] * 4)
@@ -179,12 +184,13 @@ def test_a_cancel_is_heard_while_an_engine_takes_its_time_and_a_refusal_fails_th
 
 
 def test_an_engine_that_stays_away_ends_the_job_only_after_attempts_without_progress_and_keeps_its_chunks(
-    sqlite: str, tmp_path: Path, configure: Callable[..., None]
+    sqlite: str, tmp_path: Path
 ) -> None:
-    configure(lease_seconds=3)
     spec = spec_for(tmp_path, fault="engine")
     job = add_job(spec=spec, unlabeled_file=add_file(b"{}"))
-    wait_until(lambda: work() or get_job(job).status == "failed", 30)
+    while get_job(job).status == "queued":
+        work()
+        set_job(job, next_attempt_at=None)
     error = get_job(job).error
     assert error
     assert (error["code"], error["param"]) == ("engine_unavailable", "propagation.collaborators")

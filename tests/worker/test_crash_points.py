@@ -11,7 +11,7 @@ import pytest
 
 from models import crash
 from models.db import engine
-from models.settings import CRASH_AT
+from models.settings import CRASH_AT, Settings
 from models.tables import Chunk, Stage, TrainingState
 from tests.rows import add_file, add_job, get_job, let_lease_expire, set_job
 from tests.worker import crash_worker
@@ -25,8 +25,10 @@ REFERENCE: dict[str, Any] = {}
 
 
 @pytest.fixture(autouse=True)
-def short_periods(database: str, configure: Callable[..., None]) -> None:
-    configure(lease_seconds=3, checkpoint_steps=2, checkpoint_seconds=0)
+def short_periods(database: str, configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beats that a short job lives to see, under a lease that outlasts a machine's standstill: workers are copies of us."""
+    monkeypatch.setattr(Settings, "heartbeat_seconds", 0.5)
+    configure(lease_seconds=60, checkpoint_steps=2, checkpoint_seconds=0)
 
 
 def new_job(folder: Path) -> tuple[str, dict[str, Any]]:
@@ -59,7 +61,7 @@ def forked(job: str, log: Path, crash_at: str, command: tuple[str, ...]) -> int:
         handle = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
-        signal.alarm(240)
+        signal.alarm(600)
         os.environ[CRASH_AT] = crash_at
         crash._WANTED, crash._passed = crash._wanted(crash_at), 0
         crash_worker.main(job, command)

@@ -13,33 +13,33 @@ import pytest
 
 from models.blobs import Blobs
 from models.queries import leases
-from tests.rows import TENANT, add_file, add_job, get_job
+from models.settings import settings
+from tests.rows import TENANT, add_file, add_job, get_job, let_lease_expire
 from tests.worker.fake_runner import spec_for
 from tests.worker.watching import alive, chunk_runs, did, result, runners, wait_until
-from tests.worker.working import at_work, undisturbed, work
+from tests.worker.working import at_work, take_no_more, undisturbed, work
+from worker import heart
 from worker import supervisor as supervising
 
-LEASE_SECONDS = 3
-GIVEN_UP_SECONDS = 20 * LEASE_SECONDS
+LONG_SECONDS = 3600
 
 
 @pytest.fixture(autouse=True)
 def short_periods(database: str, configure: Callable[..., None]) -> None:
-    configure(lease_seconds=LEASE_SECONDS)
+    configure(lease_seconds=60)
 
 
 class Hang:
     """`wrap(function)`: the first call hangs until `let_go()`, as one on a connection that is half open."""
 
     def __init__(self) -> None:
-        self._over = threading.Event()
-        self._hung = False
+        self._over, self.begun = threading.Event(), threading.Event()
 
     def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def instead(*given: Any, **named: Any) -> Any:
-            if not self._hung:
-                self._hung = True
-                self._over.wait(120)
+            if not self.begun.is_set():
+                self.begun.set()
+                self._over.wait(240)
             return function(*given, **named)
 
         return instead
@@ -60,39 +60,46 @@ def hang() -> Iterator[Hang]:
 
 
 def test_a_worker_that_hangs_in_an_answer_loses_its_job_to_another(
-    tmp_path: Path, configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch, hang: Hang
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hang: Hang
 ) -> None:
     expected = undisturbed(tmp_path / "undisturbed")
-    configure(stall_serving_seconds=1)
+    hasty = settings().model_copy(update={"stall_serving_seconds": 0.1})
     spec = spec_for(tmp_path)
     job = add_job(spec=spec, unlabeled_file=add_file(b"{}"))
     with monkeypatch.context() as patched:
         patched.setattr(Blobs, "put_path", hang.wrap(Blobs.put_path))
         stuck = threading.Thread(target=work)
         stuck.start()
-        wait_until(lambda: runners(spec) and not alive(runners(spec)[0]), GIVEN_UP_SECONDS)
+        assert hang.begun.wait(120)
+        with monkeypatch.context() as impatient:  # from now on: nothing that is merely slow is given up
+            impatient.setattr(heart, "settings", lambda: hasty)
+            wait_until(lambda: not alive(runners(spec)[0]))
+            wait_until(lambda: not any(thread.name.startswith("semift-heart") for thread in threading.enumerate()))
+        let_lease_expire(job)  # nobody prolongs it any more
         first = get_job(job).lease_token
         with at_work("another") as other:
-            wait_until(lambda: other.work() or get_job(job).status == "succeeded", GIVEN_UP_SECONDS)
+            wait_until(lambda: other.work() or get_job(job).status == "succeeded")
     assert get_job(job).lease_token > first
     assert get_job(job).worker == "another"
     hang.let_go()
-    stuck.join(60)
+    stuck.join(120)
     assert not stuck.is_alive()
     assert result(job) == expected, "what the first had in hand it may write nowhere"
     assert chunk_runs(job) == [1] * 6
 
 
 def test_a_heartbeat_that_hangs_does_not_keep_the_runner_alive(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hang: Hang
+    tmp_path: Path, configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch, hang: Hang
 ) -> None:
-    spec = spec_for(tmp_path, chunk_seconds=60)
+    configure(lease_seconds=LONG_SECONDS)
+    spec = spec_for(tmp_path, chunk_seconds=LONG_SECONDS)
     job = add_job(spec=spec)
-    with at_work() as supervisor:
+    with at_work():
         wait_until(lambda: did(spec, "begin chunk 0"))
-        supervisor._stopping.set()
+        take_no_more(monkeypatch)
+        monkeypatch.setattr(heart, "LEASE_SHARE", 1e-6)  # of this long one, it is over when the first beat has hung
         monkeypatch.setattr(leases, "heartbeat", hang.wrap(leases.heartbeat))
-        wait_until(lambda: not alive(runners(spec)[0]), GIVEN_UP_SECONDS)
+        wait_until(lambda: not alive(runners(spec)[0]))
     assert get_job(job).status == "running", "nothing was written: the sweeper finds it"
 
 
@@ -101,8 +108,9 @@ def test_a_job_whose_files_take_longer_than_a_lease_is_kept(tmp_path: Path, monk
     write_order = supervising.write_order
 
     def slow(*given: Any) -> Any:
-        began = get_job(job).lease_until
-        wait_until(lambda: (get_job(job).lease_until or 0.0) > (began or 0.0) + LEASE_SECONDS)  # prolonged by more than one
+        for _ in range(2):  # leases that are over as the files are still being fetched
+            let_lease_expire(job)
+            wait_until(lambda: get_job(job).lease_until)
         return write_order(*given)
 
     monkeypatch.setattr(supervising, "write_order", slow)
@@ -133,7 +141,7 @@ def test_a_worker_told_to_end_while_it_fetches_files_gives_the_job_back(
 STRAY = """
 import pathlib, subprocess, sys
 sys.stdin.readline()
-stray = subprocess.Popen(["sleep", "300"], start_new_session=True, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+stray = subprocess.Popen(["sleep", "3600"], start_new_session=True, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 pathlib.Path(sys.argv[1]).write_text(str(stray.pid))
 """
 

@@ -282,7 +282,7 @@ def test_the_housekeeper_of_every_process_asks(old_database: None) -> None:
     keeping = housekeeper.Housekeeper()
     keeping.start()
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while (any(left(orphan)) or blobs().rooms()) and time.monotonic() < deadline:
             time.sleep(0.02)
     finally:

@@ -16,12 +16,10 @@ from tests.worker.fake_runner import spec_for
 from tests.worker.watching import alive, chunk_runs, did, events, how_often, result, rows, runners, wait_until
 from tests.worker.working import at_work, notice, undisturbed
 
-LEASE_SECONDS = 30
-
 
 @pytest.fixture(autouse=True)
 def short_periods(database: str, configure: Callable[..., None]) -> None:
-    configure(lease_seconds=LEASE_SECONDS, checkpoint_seconds=3600)
+    configure(lease_seconds=120, stop_grace_seconds=80, checkpoint_seconds=3600)
 
 
 def pause(job: str) -> None:
@@ -40,14 +38,15 @@ def resume(job: str) -> None:
 
 def test_paused_in_training_and_in_propagation_it_repeats_no_step_and_no_chunk(tmp_path: Path) -> None:
     expected = undisturbed(tmp_path / "undisturbed")
-    spec = spec_for(tmp_path, step_seconds=0.3, chunk_seconds=0.3, copies=True)
+    moments = ("step 2 of warmup", "begin chunk 2")
+    spec = spec_for(tmp_path, holds=moments, copies=True)
     job = add_job(spec=spec, unlabeled_file=add_file(b"{}"))
-    for moment in ("step 2 of warmup", "begin chunk 2"):
+    for moment in moments:
         with at_work() as supervisor:
             wait_until(lambda moment=moment: did(spec, moment))
             pause(job)
             notice(supervisor)
-            wait_until(lambda: get_job(job).status == "paused", seconds=30)
+            wait_until(lambda: get_job(job).status == "paused")
         row = get_job(job)
         assert (row.attempt, row.lease_until, row.next_attempt_at) == (0, None, None)
         assert not alive(runners(spec)[-1])
@@ -74,13 +73,13 @@ def test_paused_in_training_and_in_propagation_it_repeats_no_step_and_no_chunk(t
 def test_a_paused_job_that_is_cancelled_leaves_no_checkpoint_behind(tmp_path: Path) -> None:
     from worker.housekeeper import sweep_silent
 
-    spec = spec_for(tmp_path, step_seconds=0.3)
+    spec = spec_for(tmp_path, holds=["step 2 of warmup"])
     job = add_job(spec=spec)
     with at_work() as supervisor:
         wait_until(lambda: did(spec, "step 2 of warmup"))
         pause(job)
         notice(supervisor)
-        wait_until(lambda: get_job(job).status == "paused", seconds=30)
+        wait_until(lambda: get_job(job).status == "paused")
     [state] = rows(TrainingState, job)
     [stored] = [entry["sha256"] for entry in state.manifest["files"].values()]
     assert blobs().exists(stored)

@@ -18,7 +18,7 @@ from worker.supervisor import RUNNER
 def test_a_worker_or_a_runner_killed_between_checkpoints_changes_no_byte(
     database: str, tmp_path: Path, configure: Callable[..., None]
 ) -> None:
-    configure(lease_seconds=3, threads=1, base_lms=json.dumps({"tiny": "bundled:1"}), checkpoint_seconds=0, checkpoint_steps=5)
+    configure(lease_seconds=60, threads=1, base_lms=json.dumps({"tiny": "bundled:1"}), checkpoint_seconds=0, checkpoint_steps=5)
     quiet = add()
     run_to_the_end(quiet, tmp_path / "quiet.log", command=RUNNER)
     point = "save.committed:3" if database.startswith("sqlite") else "checkpoint.put:4"  # the worker dies, or the runner

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from models.blobs import blobs
 from models.tables import Chunk, Stage
 from tests.conftest import Stack
-from tests.rows import add_file, add_job, get_job
+from tests.rows import add_file, add_job, get_job, let_lease_expire
 from tests.worker.watching import result, rows, wait_until
 from worker.app import WORKER_ARGS
 from worker.semisup.spec import load_spec
@@ -31,8 +32,8 @@ SPEC = {
 }
 
 
-def start_worker(stack: Stack) -> int:
-    return stack.spawn("celery", *WORKER_ARGS, "-n", f"w{len(stack.processes)}@test").pid
+def start_worker(stack: Stack) -> subprocess.Popen[bytes]:
+    return stack.spawn("celery", *WORKER_ARGS, "-n", f"w{len(stack.processes)}@test")
 
 
 def add() -> str:
@@ -71,23 +72,26 @@ def without_seconds(job: str) -> dict[str, Any]:
 
 
 def ended(stack: Stack, job: str) -> None:
-    wait_until(lambda: get_job(job).status in ("succeeded", "failed"), 240, lambda: f"{get_job(job).progress}\n{stack.logs()}")
+    wait_until(lambda: get_job(job).status in ("succeeded", "failed"), 480, lambda: f"{get_job(job).progress}\n{stack.logs()}")
     assert get_job(job).status == "succeeded", f"{get_job(job).error}\n{stack.logs()}"
 
 
 @pytest.mark.slow
 def test_kill_9_in_propagate_and_in_training_changes_no_byte(stack: Stack, configure: Callable[..., None]) -> None:
-    configure(lease_seconds=3, threads=1, base_lms=json.dumps({"tiny": "bundled:1"}))
+    configure(lease_seconds=60, threads=1, base_lms=json.dumps({"tiny": "bundled:1"}))
     worker = start_worker(stack)
     quiet = add()
     ended(stack, quiet)
 
     job = add()
-    wait_until(lambda: [c for c in rows(Chunk, job) if c.stage == "round-1/propagate" and c.status == "done"], 120, stack.logs)
-    [runner] = children(worker)
+    wait_until(lambda: [c for c in rows(Chunk, job) if c.stage == "round-1/propagate" and c.status == "done"], 240, stack.logs)
+    [runner] = children(worker.pid)
     os.kill(runner, signal.SIGKILL)
-    wait_until(lambda: [s for s in rows(Stage, job) if s.name == "round-1/evolve" and s.status == "open"], 120, stack.logs)
-    os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: [s for s in rows(Stage, job) if s.name == "round-1/evolve" and s.status == "open"], 240, stack.logs)
+    worker.kill()
+    worker.wait()
+    if get_job(job).status == "running":
+        let_lease_expire(job)  # as it would in a minute
     start_worker(stack)
     ended(stack, job)
 

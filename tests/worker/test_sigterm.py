@@ -1,7 +1,6 @@
 """SIGTERM to a real worker process, as a deploy sends it: its job is put away in good order and nothing is lost."""
 
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,13 +14,13 @@ from tests.worker.test_celery import ended, start_worker
 from tests.worker.watching import alive, chunk_runs, did, how_often, result, rows, runners, wait_until
 from worker.housekeeper import Housekeeper
 
-EXIT_SECONDS = 30
+EXIT_SECONDS = 120
 
 
 @pytest.fixture(autouse=True)
 def api(stack: Stack, configure: Callable[..., None]) -> Iterator[Housekeeper]:
     # A lease no loaded machine outlives, all the grace there is, and no checkpoint but the one of the stop.
-    configure(lease_seconds=30, checkpoint_seconds=3600)
+    configure(lease_seconds=120, stop_grace_seconds=80, checkpoint_seconds=3600)
     housekeeper = Housekeeper()
     housekeeper.start()
     yield housekeeper
@@ -29,10 +28,8 @@ def api(stack: Stack, configure: Callable[..., None]) -> Iterator[Housekeeper]:
 
 
 def terminate(stack: Stack, worker: object, job: str, pid: int) -> None:
-    started = time.monotonic()
     worker.send_signal(signal.SIGTERM)  # type: ignore[attr-defined]
     assert worker.wait(EXIT_SECONDS) == 0, stack.logs()  # type: ignore[attr-defined]
-    assert time.monotonic() - started < EXIT_SECONDS
     row = get_job(job)
     assert (row.status, row.attempt, row.lease_until, row.next_attempt_at) == ("queued", 0, None, None)
     assert not alive(pid)
@@ -43,12 +40,12 @@ def test_told_to_end_in_training_and_in_propagation_a_worker_loses_no_step_and_n
     (tmp_path / "quiet").mkdir()
     quiet = add_job(spec=spec_for(tmp_path / "quiet"), unlabeled_file=add_file(b"{}"))
     ended(stack, quiet)
-    spec = spec_for(tmp_path, step_seconds=0.4, chunk_seconds=0.4)
+    spec = spec_for(tmp_path, holds=["step 2 of warmup", "begin chunk 2"])
     job = add_job(spec=spec, unlabeled_file=add_file(b"{}"))
     wait_until(lambda: did(spec, "step 2 of warmup"), what=stack.logs)
     terminate(stack, first, job, runners(spec)[-1])
     second = start_worker(stack)
-    wait_until(lambda: did(spec, "begin chunk 2"), 60, stack.logs)
+    wait_until(lambda: did(spec, "begin chunk 2"), what=stack.logs)
     terminate(stack, second, job, runners(spec)[-1])
     start_worker(stack)
     ended(stack, job)

@@ -1,37 +1,66 @@
-"""A runner that lives and gets no further: its worker beats on, the job does not wait for ever."""
+"""A runner that lives and gets no further: its worker beats on, the job does not wait for ever.
+
+No limit is short here, or a machine that stands still would be taken for a runner that hangs: silence is made long instead.
+"""
 
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from models.db import transaction
+from models.queries import leases
+from models.settings import settings
 from models.tables import Event
-from tests.rows import add_file, add_job, get_job, set_job
+from tests.rows import add_file, add_job, get_job, let_lease_expire, set_job
 from tests.worker.fake_runner import spec_for
-from tests.worker.watching import alive, chunk_runs, did, events, how_often, result, rows, runners, wait_until
-from tests.worker.working import at_work, undisturbed, work
+from tests.worker.watching import alive, chunk_runs, did, events, how_often, lines, result, rows, runners, wait_until
+from tests.worker.working import at_work, notice, undisturbed, work
+from worker.desk import Desk
+from worker.heart import Heart
 
-LEASE_SECONDS = 12
-STALL_SECONDS = 2
+AT_LENGTH = 1e6
 
 
 @pytest.fixture(autouse=True)
-def short_periods(database: str, configure: Callable[..., None]) -> None:
-    stalls = {"stall_step_seconds": STALL_SECONDS, "stall_batch_seconds": STALL_SECONDS}  # starting takes what it takes
-    configure(lease_seconds=LEASE_SECONDS, checkpoint_steps=1, checkpoint_seconds=0, **stalls)
+def periods(database: str, configure: Callable[..., None]) -> None:
+    configure(lease_seconds=60, checkpoint_steps=1, checkpoint_seconds=0)
+
+
+@pytest.fixture
+def stretch(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Desk], bool]], None]:
+    """`stretch(hangs)`: the silence of a runner at a step or a batch of which `hangs(desk)` is true lasts a million times."""
+    silence = Desk.silence
+
+    def apply(hangs: Callable[[Desk], bool]) -> None:
+        def stretched(desk: Desk) -> tuple[float, str]:
+            seconds, doing = silence(desk)
+            return (seconds * AT_LENGTH if doing != "loading" and hangs(desk) else seconds), doing
+
+        monkeypatch.setattr(Desk, "silence", stretched)
+
+    return apply
 
 
 @pytest.mark.parametrize(
-    ("fault", "doing"), [("hangs at step 3", "a training step"), ("hangs at chunk 2", "a batch of rows")], ids=["step", "chunk"]
+    ("fault", "last", "doing"),
+    [
+        ("hangs at step 3", "step 3 of warmup", "a training step"),
+        ("hangs at chunk 2", "begin chunk 2", "a batch of rows"),
+    ],
+    ids=["step", "chunk"],
 )
 def test_a_runner_that_hangs_is_killed_and_the_job_fails_after_three_attempts_without_progress(
-    tmp_path: Path, fault: str, doing: str
+    tmp_path: Path, stretch: Callable[..., None], fault: str, last: str, doing: str
 ) -> None:
     spec = spec_for(tmp_path, fault=fault)
     job = add_job(spec=spec)
+    stretch(lambda desk: desk.lease.job_id == job and lines(spec)[-1][1] == last)
     other = add_job(spec=spec_for(tmp_path, log=str(tmp_path / "other")))
     while get_job(job).status == "queued":
         work()
@@ -51,14 +80,17 @@ def test_a_runner_that_hangs_is_killed_and_the_job_fails_after_three_attempts_wi
         assert how_often(spec, "step")["step 1 of warmup"] == 1, "the next attempts went on from the checkpoint"
 
 
-def test_a_stopped_process_is_a_stalled_one_and_changes_no_result(tmp_path: Path) -> None:
+def test_a_stopped_process_is_a_stalled_one_and_changes_no_result(tmp_path: Path, stretch: Callable[..., None]) -> None:
     """SIGSTOP of the runner alone, as a deadlock in a driver would look."""
     expected = undisturbed(tmp_path / "undisturbed")
-    spec = spec_for(tmp_path, step_seconds=0.2)
+    spec = spec_for(tmp_path, holds=["step 4 of warmup"])
     job = add_job(spec=spec, unlabeled_file=add_file(b"{}"))
-    with at_work():
+    with at_work() as supervisor:
         wait_until(lambda: did(spec, "step 4 of warmup"))
         os.kill(runners(spec)[0], signal.SIGSTOP)
+        stopped = get_job(job).lease_token
+        stretch(lambda desk: desk.lease.token == stopped)
+        notice(supervisor)
         wait_until(lambda: get_job(job).status == "succeeded")
     assert result(job) == expected
     assert chunk_runs(job) == [1] * 6
@@ -66,13 +98,47 @@ def test_a_stopped_process_is_a_stalled_one_and_changes_no_result(tmp_path: Path
     assert any("said nothing for" in message for message in events(job))
 
 
-def test_a_slow_runner_that_speaks_is_left_alone(tmp_path: Path) -> None:
-    spec = spec_for(tmp_path, step_seconds=0.7)
-    assert STALL_SECONDS < 5 * 0.7, "a whole training takes longer than a stall"
-    job = add_job(spec=spec)
-    with at_work():
-        wait_until(lambda: get_job(job).status == "succeeded")
-    assert len(runners(spec)) == 1
+class Bystander:
+    """Where a heart expects a runner: it only remembers whether it was killed."""
+
+    killed = False
+
+    def kill_orphans(self) -> None: ...
+
+    def kill(self) -> None:
+        self.killed = True
+
+
+def test_a_slow_runner_that_speaks_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the time since it was heard counts: on a clock of the test's own, that no machine's standstill moves."""
+    limit, clock, runner = settings().stall_step_seconds, [0.0], Bystander()
+    monkeypatch.setattr("worker.desk.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    job = add_job()
+    with transaction() as session:
+        lease = leases.claim_job(session, "w1")
+    assert lease
+    desk = Desk(lease, tmp_path)
+    heart = Heart(lease, desk, threading.Event())
+
+    def beat() -> None:
+        """Returns after one that began after this call, and after the look at the silence before that."""
+        for _ in range(2):
+            let_lease_expire(job)
+            heart.nudge()
+            wait_until(lambda: get_job(job).lease_until)
+
+    heart.watch(runner)  # type: ignore[arg-type]
+    heart.start()
+    for step in range(5):
+        desk.answer({"tell": "progress", "stage": "round-1/warmup", "step": step, "total": 5})
+        clock[0] += 0.9 * limit
+        beat()
+    assert (heart.why, runner.killed) == (None, False)
+    clock[0] += 0.2 * limit
+    wait_until(lambda: heart.nudge() or heart.why)
+    heart.stop()
+    assert (heart.why, runner.killed) == ("stalled", True)
+    assert f"said nothing for {1.1 * limit:.0f} s, last that it was at a training step" in heart.stall
 
 
 def test_a_runner_that_never_says_anything_is_taken_for_stalled(tmp_path: Path, configure: Callable[..., None]) -> None:

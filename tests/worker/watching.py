@@ -12,8 +12,8 @@ from models.db import transaction
 from models.tables import Artifact, Checkpoint, Chunk, Event, Round, SampleRow, Stage
 
 
-def wait_until(true: Callable[[], Any], seconds: float = 60.0, what: Callable[[], str] = lambda: "") -> Any:
-    """The first true value; fails after `seconds`."""
+def wait_until(true: Callable[[], Any], seconds: float = 120.0, what: Callable[[], str] = lambda: "") -> Any:
+    """The first true value; fails after `seconds`: many more than it takes, for machines that are slow or stand still."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if value := true():

@@ -6,8 +6,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from models.queries import leases
 from tests.rows import add_file, add_job, get_job
-from tests.worker.fake_runner import COMMAND, spec_for
+from tests.worker.fake_runner import COMMAND, gate, spec_for
 from tests.worker.watching import result
 from worker.supervisor import Supervisor
 
@@ -24,7 +27,7 @@ def at_work(name: str = "w1", command: tuple[str, ...] = COMMAND) -> Iterator[Su
         supervisor.stop()
         raise
     finally:
-        thread.join(60)
+        thread.join(120)
         assert not thread.is_alive()
 
 
@@ -33,6 +36,17 @@ def notice(supervisor: Supervisor) -> None:
     heart = supervisor._heart
     assert heart
     heart.nudge()
+
+
+def let_go(spec: dict[str, Any]) -> None:
+    """Whoever is held by the spec's `holds` goes on, and nobody is held any more."""
+    gate(spec).touch()
+
+
+def take_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No worker claims a job from now on or helps with one: what a test sees is how a run ended, not what came after it."""
+    for claim in ("claim_job", "claim_help"):
+        monkeypatch.setattr(leases, claim, lambda *_: None)
 
 
 def work(times: int = 1) -> None:
