@@ -14,6 +14,9 @@ import redis
 
 from tests import servers
 
+START_SECONDS = 60.0  # for a machine that stands still now and then
+WAIT = ("-w", "-t", "200")
+
 
 class OwnRedis:
     """Keeps nothing on disk: whoever kills it loses every message."""
@@ -34,16 +37,16 @@ class OwnRedis:
 
     def start(self) -> None:
         self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
-            with contextlib.suppress(redis.ConnectionError), self.client() as client:
+            with contextlib.suppress(redis.ConnectionError, redis.TimeoutError), self.client() as client:
                 client.ping()
                 return
             time.sleep(0.05)
-        raise servers.ServersMissing("Redis (it was started, but did not answer within 10 s)")
+        raise servers.ServersMissing(f"Redis (it was started, but did not answer within {START_SECONDS:g} s)")
 
     def client(self) -> redis.Redis:
-        return redis.Redis(port=self.port, socket_timeout=5, socket_connect_timeout=2)
+        return redis.Redis(port=self.port, socket_timeout=START_SECONDS, socket_connect_timeout=START_SECONDS)
 
     def kill(self) -> None:
         self.process.kill()
@@ -88,13 +91,13 @@ class OwnPostgres:
 
     def start(self) -> None:
         options = f"-p {self.port} -k {self.folder} -c listen_addresses=127.0.0.1 -c max_connections=100"
-        self._run(self._pg_ctl, "-D", str(self.data), "-l", str(self.folder / "log"), "-o", options, "-w", "start")
+        self._run(self._pg_ctl, "-D", str(self.data), "-l", str(self.folder / "log"), "-o", options, *WAIT, "start")
 
     def kill(self) -> None:
         """SIGKILL to the postmaster: its children notice and end; the next start recovers from the log."""
         pid = int((self.data / "postmaster.pid").read_text().split()[0])
         os.kill(pid, signal.SIGKILL)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + START_SECONDS
         while self._somebody_is_left() and time.monotonic() < deadline:
             time.sleep(0.05)
         # Where the dead are reaped late, the next one would take this one for alive.
@@ -110,7 +113,7 @@ class OwnPostgres:
         return False
 
     def halt(self) -> None:
-        self._run(self._pg_ctl, "-D", str(self.data), "-m", "fast", "-w", "stop")
+        self._run(self._pg_ctl, "-D", str(self.data), "-m", "fast", *WAIT, "stop")
 
     def terminate_backends(self) -> None:
         """Ends everybody's connection."""
@@ -121,5 +124,5 @@ class OwnPostgres:
 
     def stop(self) -> None:
         with contextlib.suppress(servers.ServersMissing):
-            self._run(self._pg_ctl, "-D", str(self.data), "-m", "immediate", "-w", "stop")
+            self._run(self._pg_ctl, "-D", str(self.data), "-m", "immediate", *WAIT, "stop")
         shutil.rmtree(self.folder, ignore_errors=True)

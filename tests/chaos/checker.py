@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from models.status import MOVES, TERMINAL
-from tests.chaos.history import Deed, History, Move
+from tests.chaos.history import STANDSTILL, Deed, History, Move
 from tests.chaos.runner import CHUNK_SIZE
 
 LEGAL = {(before, after) for before, moves in MOVES.items() for after in moves.values()} | {(None, "queued")}
@@ -108,12 +108,15 @@ def recorded_once(history: History) -> Iterator[Violation]:
 
 
 def computed_once(history: History) -> Iterator[Violation]:
-    """Nothing that was recorded is begun again; a runner that was stopped in between may not know yet."""
+    """Nothing that was recorded is begun again; a runner that was stopped in between may not know yet. Neither may one whose
+    machine has just stood still for longer than its lease.
+    """
     done = {(move.job, move.name): move.at for move in history.moves if move.kind != "job" and move.after == "done"}
     stopped = {pid for fault in history.faults if fault.name.startswith("stop") for pid in fault.pids}
+    still = [(fault.at, fault.until + history.settle_seconds) for fault in history.faults if fault.name == STANDSTILL]
     for deed in history.deeds:
         verb, _, what = deed.what.partition(" ")
-        if verb != "begin" or deed.pid in stopped:
+        if verb != "begin" or deed.pid in stopped or any(at <= deed.at <= until for at, until in still):
             continue
         kind, _, number = what.partition(" ")
         name = f"round-1/propagate/{int(number) // CHUNK_SIZE}" if kind == "chunk" else f"round-1/{kind}"
@@ -222,7 +225,7 @@ def recoveries(history: History) -> list[tuple[str, int, float]]:
 
 
 def _away(history: History, start: float, end: float) -> float:
-    """Seconds of [start, end] in which a server was away or a process was stopped."""
+    """Seconds of [start, end] in which a server was away, or a process or the machine was stopped."""
     spans = sorted(
         (max(start, fault.at), min(end, fault.until)) for fault in history.faults if not fault.name.startswith("kill")
     )

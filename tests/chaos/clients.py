@@ -15,7 +15,7 @@ from tests.chaos.runner import POISON as POISON_SEED
 
 KINDS = {"small": 4, "middle": 7, "large": 12}  # rows of the unlabeled file
 LONG = {"long": 60}  # for those who want to meet a job in the middle
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
 
 
 class Client:

@@ -39,6 +39,9 @@ class Deed:
     what: str
 
 
+STANDSTILL = "stop_machine"  # a fault of nobody's: see pulse.py
+
+
 @dataclass(frozen=True)
 class Fault:
     """From `at` to `until`, epoch seconds."""

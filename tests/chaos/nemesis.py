@@ -23,7 +23,7 @@ from worker.app import QUEUE, RING
 
 PAUSE_SECONDS = (0.5, 2.5)
 OUTAGE_SECONDS = (0.5, 4.0)
-LEAVE_SECONDS = 30.0  # what a worker has that was told to
+LEAVE_SECONDS = 120.0  # what a worker has that was told to
 JUNK = ((b"\x80\x04N.", "application/x-python-serialize"), (b"{", "application/json"), (b'["../../etc/passwd"]', "text/plain"))
 
 
@@ -69,10 +69,11 @@ class Nemesis:
     def counts(self) -> dict[str, int]:
         return dict(sorted(Counter(fault.name for fault in self.faults).items()))
 
-    def run(self, seconds: float, stop: threading.Event) -> None:
+    def run(self, seconds: float, stop: threading.Event, *, at_least: int = 0) -> None:
+        """`at_least`: so many faults, however few of them a slow machine gets done in `seconds`."""
         weights = [weight for weight, _ in self._table.values()]
         end = time.monotonic() + seconds
-        while time.monotonic() < end and not stop.is_set():
+        while (time.monotonic() < end or len(self.faults) < at_least) and not stop.is_set():
             self._wait(self._die.uniform(*PAUSE_SECONDS))
             name = self._die.choices(self.names, weights)[0]
             self._table[name][1]()

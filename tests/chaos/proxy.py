@@ -21,7 +21,7 @@ MODES = ("pass", "blackhole", "reset", "refuse", "delay", "cut", "slow")
 WITH_A_NUMBER = ("delay", "cut", "slow")
 PIECE_BYTES = 1 << 16
 TICK_SECONDS = 0.05
-CLOSE_SECONDS = 2.0
+CLOSE_SECONDS = 30.0
 RST = struct.pack("ii", 1, 0)
 
 
@@ -71,7 +71,7 @@ class ChaosProxy:
         self._call(self._switch(mode, name, value))
 
     def _call(self, work: Any) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(120)
 
     async def _listen(self) -> None:
         if self._server is None:

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import httpx
 from sqlalchemy.engine import make_url
@@ -24,13 +23,15 @@ from tests.chaos.backends import OwnPostgres, OwnRedis
 from tests.chaos.history import Deed, History, Move, deeds, everything, install, moves
 from tests.chaos.planted import VARIABLE
 from tests.chaos.proxy import ChaosProxy
+from tests.chaos.pulse import Pulse
 from tests.chaos.worker import ARGS
 from tests.keys import AUTH, add_test_key
 
 ROOT = Path(__file__).parents[2]
 LEASE_SECONDS = 3.0
+MAX_ATTEMPTS = 6  # the nemesis takes some of them from jobs that are all right, and so does a machine that stands still
 SETTLE_SECONDS = 5.0  # a sweep, two heartbeats, and a machine that does other things too
-READY_SECONDS = 60.0
+READY_SECONDS = 200.0
 WORKERS = ("worker-1", "worker-2")
 API = "api"
 
@@ -51,6 +52,7 @@ class Rig:
         self.data_dir.mkdir(parents=True)
         self.blobs = Blobs(self.data_dir.joinpath("blobs").as_uri(), spool=self.data_dir / "spool")
         try:
+            self.pulse = self._until_the_end.enter_context(Pulse())
             self._start_servers()
             self.start(API, wait=False)
             for name in self.workers:
@@ -63,7 +65,8 @@ class Rig:
         return self
 
     def _start_servers(self) -> None:
-        bounds = {"lease_seconds": LEASE_SECONDS, "data_dir": self.data_dir, "max_attempts": 3, "kill_grace_seconds": 1}
+        bounds = {"lease_seconds": LEASE_SECONDS, "data_dir": self.data_dir, "kill_grace_seconds": 1}
+        bounds["max_attempts"] = MAX_ATTEMPTS
         api_port = servers._free_port()
         if self.scaled:
             self.redis, self.postgres = OwnRedis(), None
@@ -157,8 +160,8 @@ class Rig:
 
     # --- what a client does ----------------------------------------------------------------------------------------
 
-    def client(self, **more: Any) -> httpx.Client:
-        return httpx.Client(base_url=f"{self.url}/v1", headers=AUTH, timeout=10, **more)
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=f"{self.url}/v1", headers=AUTH, timeout=60)
 
     # --- what is left ----------------------------------------------------------------------------------------------
 
@@ -170,8 +173,9 @@ class Rig:
             return moves(connection)
 
     def history(self) -> History:
-        """Deeds, moves and what is left; the caller adds what it did itself."""
+        """Deeds, moves, standstills of the machine and what is left; the caller adds what it did itself."""
         made = History(lease_seconds=LEASE_SECONDS, settle_seconds=SETTLE_SECONDS, deeds=self.deeds())
+        made.faults += self.pulse.faults
         with transaction(on=self.engine) as session:  # of every tenant: without one, PostgreSQL shows no rows
             everything(session.connection(), self.blobs, made)
         return made

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.chaos.checker import check, recoveries
-from tests.chaos.history import Deed, Fault, History, Move, Op
+from tests.chaos.history import STANDSTILL, Deed, Fault, History, Move, Op
 
 JOB = "ftjob-1"
 
@@ -166,3 +166,16 @@ def test_a_stopped_runner_may_speak_once_more_until_it_can_be_told() -> None:
     history = good()
     added(Deed(14.5, 11, 1, JOB, "end chunk 0"), Fault(4.4, 12.0, "stop_worker", (11,)))(history)
     assert [one for one in check(history) if "successor" in one.what] == []
+
+
+def test_a_machine_that_stood_still_is_held_against_nobody() -> None:
+    """Not the recovery that took longer, nor what its runners do before they can be told."""
+    history = good()
+    changed(8, at=12.0)(history)
+    changed(9, at=12.5)(history)
+    added(Deed(14.5, 11, 1, JOB, "end chunk 0"), Deed(9.5, 22, 2, JOB, "begin warmup"))(history)
+    assert {one.promise for one in check(history)} == {"P2", "P3", "P7"}
+    added(Fault(5.0, 9.6, STANDSTILL))(history)
+    assert check(history) == []
+    added(Deed(17.9, 11, 1, JOB, "end chunk 0"), Deed(11.7, 22, 2, JOB, "begin warmup"))(history)
+    assert {one.promise for one in check(history)} == {"P2", "P3"}, "for as long as it takes to be told, and no longer"

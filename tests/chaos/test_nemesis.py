@@ -15,17 +15,18 @@ from tests.chaos.rig import WORKERS, Rig
 from tests.chaos.run import chaos, drained
 from tests.worker.watching import wait_until
 
-SECONDS = 15.0
-SOON_SECONDS, DRAIN_SECONDS, NEVER_SECONDS = 60.0, 90.0, 6.0  # the first two are for a machine that does much else
+SECONDS, AT_LEAST = 15.0, 4  # of faults
+pytestmark = pytest.mark.timeout(900)
+SOON_SECONDS, DRAIN_SECONDS, NEVER_SECONDS = 200.0, 200.0, 6.0  # the first two are for a machine that does much else
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scaled", [False, True], ids=["embedded", "scaled"])
 def test_nothing_is_lost_or_doubled_in_seconds_of_random_faults(scaled: bool) -> None:
-    outcome = chaos(SECONDS, seed=4, scaled=scaled)
+    outcome = chaos(SECONDS, seed=4, scaled=scaled, at_least=AT_LEAST)
     summary = outcome.summary()
     assert outcome.violations == [], summary
-    assert summary["faults_injected"] >= 4, summary
+    assert summary["faults_injected"] >= AT_LEAST, summary
     assert summary["jobs"].get("succeeded", 0) >= 3, summary
 
 
@@ -40,7 +41,7 @@ def frozen(rig: Rig, client: Client, nemesis: Nemesis) -> None:
     """A worker and its runner freeze while they train, thaw when another worker has the job, and go on."""
     job = client.submit("long")
     wait_until(lambda: began(rig, job, "begin warmup"), SOON_SECONDS, rig.logs)
-    owner = next(name for name in WORKERS if rig.children(name))
+    owner = wait_until(lambda: next((name for name in WORKERS if rig.children(name)), None), SOON_SECONDS, rig.logs)
     pids, at = (rig.processes[owner].pid, *rig.children(owner)), time.time()
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
@@ -89,7 +90,8 @@ def examined(folder: Path, bug: str, *happenings: Happening) -> list[Violation]:
             happen(rig, client, nemesis)
             drained(rig, NEVER_SECONDS if bug == "outbox skipped" else DRAIN_SECONDS)
         history = rig.history()
-        history.ops, history.faults = client.ops, nemesis.faults
+        history.ops = client.ops
+        history.faults += nemesis.faults
         return check(history)
 
 
