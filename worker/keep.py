@@ -95,9 +95,10 @@ class PipeShelf:
                 finally:  # read or passed over, it lies in the store
                     shutil.rmtree(found["path"], ignore_errors=True)
 
-    def drop(self, step: int, why: str) -> None:
+    def drop(self, step: int, why: str | None = None) -> None:
         self._pipe.ask("drop", stage=self.stage, step=step)
-        self.note(unusable(self.stage, step, why), "artifact_corrupt")
+        if why is not None:
+            self.note(unusable(self.stage, step, why), "artifact_corrupt")
 
     def note(self, message: str, code: str) -> None:
         self._pipe.tell(tell="event", level="warn", message=message, data={"stage": self.stage, "code": code})

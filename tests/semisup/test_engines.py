@@ -2,6 +2,7 @@
 
 import json
 import logging
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.engine_stub import EngineStub, engine_stub, mean_nll
+from tests.engine_stub import EngineStub, colour, engine_stub, mean_nll
 from worker.semisup.data import Message
 from worker.semisup.engines import client
 from worker.semisup.engines.client import Engine
@@ -23,6 +24,7 @@ PASSING = (
     *("limited", "broken", "slow", "dripping", "half", "cut", "short", "aborted", "reset", "choiceless", "other_json"),
     "not_finite",
 )
+ENDLESS = {"slow", "dripping"}  # only a deadline ends these; every other test's is one that no busy machine reaches
 
 
 def no_tick(_step: int, _total: int) -> None: ...
@@ -50,7 +52,7 @@ def connect(stub: EngineStub) -> Iterator[Connect]:
     with ExitStack() as until_the_end:
 
         def make(**values: object) -> Engine:
-            given = {"url": stub.url, "model": "big", "api_key": KEY, "timeout_s": 0.5, **values}
+            given = {"url": stub.url, "model": "big", "api_key": KEY, "timeout_s": 60, **values}
             engine = Engine("remote", Endpoint.model_validate(given))
             until_the_end.callback(engine.close)
             return engine
@@ -88,16 +90,18 @@ def test_replies_come_back_in_order_with_the_mean_log_prob_of_their_tokens(stub,
 @pytest.mark.parametrize("fault", PASSING)
 def test_a_fault_that_passes_costs_no_sample_and_changes_none(stub, connect, fault):
     stub.fail(fault, None, fault, fault, None)
-    engine = connect(max_concurrency=4)
+    engine = connect(max_concurrency=4, timeout_s=0.5 if fault in ENDLESS else 60)
     assert ask(engine) == RIGHT
-    assert (engine.faults, engine.answered) == (3, 12)
+    assert engine.answered == len(set(stub.answered)) == 12
+    if fault in ENDLESS and engine.faults > 3:
+        return  # a machine that stood still for half a second: good answers were late too, and asked for again
+    assert engine.faults == 3
     assert set(Counter(stub.answered).values()) == {1}, "nothing is asked again after a good answer"
-    assert len(set(stub.answered)) == 12
 
 
 def test_all_faults_at_once_end_with_the_same_replies(stub, connect):
     stub.fail(*(fault for fault in PASSING for _ in range(2)))
-    assert ask(connect(retries=30)) == RIGHT
+    assert ask(connect(retries=100, timeout_s=0.5)) == RIGHT
 
 
 @pytest.mark.parametrize("after", ["0.4", "soon"])
@@ -136,7 +140,7 @@ def test_patience_is_for_the_whole_chunk_and_every_answer_makes_it_whole_again(s
     engine = connect(patience_s=0.3, retries=100, max_concurrency=2)
     with pytest.raises(EngineAway, match=r"no answer for 0\.3 s"):
         ask(engine)
-    assert len({a.body["seed"] for a in stub.asked}) == 2, "requests that had not begun never went out"
+    assert 1 <= len({a.body["seed"] for a in stub.asked}) <= 2, "requests that had not begun never went out"
     patience = client.Patience(seconds=10, retries=5, failing_since=time.monotonic() - 20)
     assert patience.pause(Fault("x"), 0) is None
     patience = client.Patience(seconds=10, retries=5)
@@ -159,6 +163,7 @@ def test_an_optional_engine_that_stays_away_leaves_replies_with_the_reason_and_i
     assert len(stub.asked) - before <= 2, "one try, in as many places as are open"
     stub.faults.clear()
     assert ask(engine, optional=True) == RIGHT
+    engine.endpoint = engine.endpoint.model_copy(update={"patience_s": 60.0})  # what comes next is not about how much
     stub.fail("broken", "broken")
     assert ask(engine, optional=True) == RIGHT, "its patience is back as well"
 
@@ -201,12 +206,12 @@ def test_what_tick_raises_ends_the_wait_at_once_and_the_engine_can_be_asked_agai
         raise Stopped("cancelled")
 
     seen: list[tuple[int, int]] = []
-    stub.seconds = 20
-    engine = connect(timeout_s=60)
+    stub.seconds = 200
+    engine = connect(timeout_s=300)
     began = time.monotonic()
     with pytest.raises(Stopped):
         ask(engine, tick=stop)
-    assert time.monotonic() - began < 10  # the promise is to the user, not a measurement
+    assert time.monotonic() - began < 60  # the promise is to the user, not a measurement
     assert seen == [(0, 12)]
     stub.seconds = 0
     assert ask(engine) == RIGHT
@@ -214,8 +219,16 @@ def test_what_tick_raises_ends_the_wait_at_once_and_the_engine_can_be_asked_agai
 
 def test_ticks_come_while_nothing_else_does(stub, connect):
     seen: list[tuple[int, int]] = []
-    stub.seconds = 0.2
-    ask(connect(), count=1, tick=lambda done, total: seen.append((done, total)))
+    two = threading.Event()
+
+    def tick(done: int, total: int) -> None:
+        seen.append((done, total))
+        if seen.count((0, 1)) == 2:
+            two.set()
+
+    stub.say = lambda messages, seed: colour(messages, seed) if two.wait(50) else "no tick came"
+    [reply] = ask(connect(), count=1, tick=tick)
+    assert reply.text == "red"
     assert seen.count((0, 1)) >= 2
     assert seen[-1] == (1, 1)
 

@@ -122,6 +122,73 @@ def test_the_second_time_the_step_is_named_and_the_last_good_weights_are_kept(la
         assert all(torch.isfinite(tensor).all() for tensor in load_file(path).values())
 
 
+def risen(monkeypatch, first: int, last: int = 10**6) -> None:
+    """The losses of these calls of `_step` are told to be a hundred higher; the gradients are as they are."""
+    original, calls = fitting._step, iter(range(10**6))
+
+    def step(*given):
+        value = original(*given)
+        return value + 100.0 if first <= next(calls) <= last else value
+
+    monkeypatch.setattr(fitting, "_step", step)
+    monkeypatch.setattr(fitting, "LOOKED_AT", 5)
+
+
+def test_a_training_that_comes_apart_begins_anew_at_half_the_learning_rate(lab, tmp_path, monkeypatch):
+    run = Run(lab, tmp_path / "run", every=Every(0, 4))
+    risen(monkeypatch, 10, 14)
+    made = run()
+    assert run.steps == [*range(1, 15), *range(1, STEPS + 1)]
+    assert [code for code, _ in run.notes] == ["diverged"]
+    assert made.notes == tuple(told for _, told in run.notes)
+    assert "by step 14; begun anew at learning rate 0.005" in made.notes[0]
+    monkeypatch.undo()
+    half = Run(lab, tmp_path / "half", changes={"learning_rate": 5e-3})()
+    assert (made.sha256, made.final_loss, made.trained_tokens) == (half.sha256, half.final_loss, half.trained_tokens)
+
+    for killed_at in (12, 14 + 2, 14 + 13):  # before it is noticed, before and after the next checkpoint
+        interrupted = Run(lab, tmp_path / f"killed-{killed_at}", every=Every(0, 4))
+        risen(monkeypatch, 10, 14)
+        with pytest.raises(Killed):
+            interrupted.kill_after(killed_at)
+        monkeypatch.undo()
+        if killed_at <= 14 + 2:
+            risen(monkeypatch, 2 if killed_at == 12 else 10, 6 if killed_at == 12 else 14)
+        assert interrupted().sha256 == made.sha256
+        monkeypatch.undo()
+
+
+def test_it_does_so_only_so_often(lab, tmp_path, monkeypatch):
+    monkeypatch.setattr(fitting, "MOST_HALVINGS", 2)
+    original, place = fitting._step, {"step": 0}
+
+    def step(*given):
+        return original(*given) + (100.0 if place["step"] >= 8 else 0.0)
+
+    monkeypatch.setattr(fitting, "_step", step)
+    monkeypatch.setattr(fitting, "LOOKED_AT", 5)
+    run = Run(lab, tmp_path / "run")
+    run.watch = lambda step: place.update(step=step % STEPS)
+    made = run()
+    assert [code for code, _ in run.notes] == ["diverged"] * 2
+    assert made.steps == STEPS
+
+
+@pytest.mark.parametrize(
+    ("losses", "is_it"),
+    [
+        ([3.0] * 25 + [0.2] * 25 + [0.5] * 25, False),  # a hard stretch
+        ([3.0] * 25 + [0.2] * 25 + [1.2] * 25, True),
+        ([3.0] * 25 + [0.2] * 25 + [1.2] * 24, False),  # asked at every 25th
+        ([0.1] * 25 + [9.0] + [0.1] * 24, False),  # one bad batch
+        ([9.0] * 25, False),
+        ([], False),
+    ],
+)
+def test_what_coming_apart_is(losses, is_it):
+    assert fitting.diverged(losses) is is_it
+
+
 def test_gradients_that_are_no_numbers_never_reach_the_weights(lab, tmp_path, monkeypatch):
     original = fitting._step
 

@@ -1,5 +1,6 @@
 """A training of 30 steps that can be killed, and what it has in common with one that was left alone."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,15 +29,21 @@ class Run:
     dropout: float = 0.1
     notes: list[tuple[str, str]] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
+    watch: Callable[[int], None] = lambda step: None
 
-    def __call__(self, kill_at: int = 0, **more) -> Adapter:
+    def kill_after(self, count: int) -> Adapter:
+        """Killed at its `count`th step, those of an attempt that was given up among them."""
+        return self(kill_when=lambda: len(self.steps) == count)
+
+    def __call__(self, kill_at: int = 0, kill_when: Callable[[], bool] = lambda: False, **more) -> Adapter:
         shelf = DirectoryShelf(self.folder, lambda: "warmup", self.every)
         shelf.note = lambda message, code: self.notes.append((code, message))
         self.lab.shelf = shelf
 
         def tick(step, total, **metrics):
             self.steps.append(step)
-            if step == kill_at:
+            self.watch(step)
+            if step == kill_at or kill_when():
                 raise Killed
 
         self.lab.tick = tick

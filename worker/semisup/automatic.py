@@ -33,7 +33,12 @@ def settle(spec: JobSpec, answers: Answers) -> JobSpec:
     if evolve.objective == "auto":
         evolve = evolve.model_copy(update={"objective": "weighted_sft" if pooled else "sft"})
     if isinstance(selection, AutoSelection):
-        selection = KeepAll(caps=selection.caps) if pooled else Percentile(caps=selection.caps)
+        caps = selection.caps
+        if pooled and caps.contradictions == "auto":
+            caps = caps.model_copy(update={"contradictions": "drop"})
+        selection = KeepAll(caps=caps) if pooled else Percentile(caps=caps)
+    if selection.caps.contradictions == "auto":
+        selection = selection.model_copy(update={"caps": selection.caps.model_copy(update={"contradictions": "keep"})})
     return spec.model_copy(
         update={
             "propagation": propagation,

@@ -60,8 +60,8 @@ class Shelf(Protocol):
         """(step, folder) of the stage's checkpoints, newest first; whether they can be read is for the reader to see."""
         ...
 
-    def drop(self, step: int, why: str) -> None:
-        """A checkpoint that cannot be used; says so."""
+    def drop(self, step: int, why: str | None = None) -> None:
+        """A checkpoint that nobody shall go on from: one that cannot be used, says `why`; one that is not wanted, nothing."""
         ...
 
     def note(self, message: str, code: str) -> None:
@@ -90,7 +90,7 @@ class NoShelf:
     def found(self) -> Iterator[tuple[int, Path]]:
         return iter(())
 
-    def drop(self, step: int, why: str) -> None: ...
+    def drop(self, step: int, why: str | None = None) -> None: ...
 
     def note(self, message: str, code: str) -> None: ...
 
@@ -130,9 +130,10 @@ class DirectoryShelf:
         for folder in self._all():
             yield int(folder.name.removeprefix("step-")), folder
 
-    def drop(self, step: int, why: str) -> None:
+    def drop(self, step: int, why: str | None = None) -> None:
         shutil.rmtree(self._place(step), ignore_errors=True)
-        self.note(unusable(self.stage, step, why), "artifact_corrupt")
+        if why is not None:
+            self.note(unusable(self.stage, step, why), "artifact_corrupt")
 
     def clear(self, stage: str) -> None:
         """The stage's output is stored: nobody goes on from inside it any more."""

@@ -8,8 +8,13 @@ from worker.semisup.spec.base import Spec
 
 
 class Caps(Spec):
-    """Applied after the cut, to what it keeps; the more confident row stays. Off by default."""
+    """Applied after the cut, to what it keeps; the more confident row stays. Off by default, contradictions excepted."""
 
+    contradictions: Literal["auto", "keep", "drop"] = Field(
+        "auto",
+        description="Rows of whose answer the LM is sure and which every classifier denies: the trace of instructions in them. "
+        "`auto`: dropped where votes of both kinds are pooled and selection is left to us, else kept.",
+    )
     max_near_duplicates: int | None = Field(
         None, ge=1, description="Of rows whose prompts are nearly the same, at most this many stay."
     )

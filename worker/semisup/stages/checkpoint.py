@@ -28,7 +28,10 @@ SCHEDULE = ("last_epoch", "_step_count", "_last_lr")
 
 @dataclass
 class Journal:
-    """`step` counts the steps that are done; `looked` is what after_epoch returned; `skipped` are steps left out (from 0)."""
+    """`step` counts the steps that are done; `looked` is what after_epoch returned; `skipped` are steps left out (from 0).
+
+    `halved`: how often the learning rate was, the training beginning anew each time.
+    """
 
     step: int
     micro_batch_size: int
@@ -37,6 +40,7 @@ class Journal:
     looked: list[Any] = field(default_factory=list)
     skipped: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    halved: int = 0
 
 
 class Unusable(Exception):
@@ -71,6 +75,10 @@ class Training:
         self.shelf.put(journal.step, folder)
         self._mark(journal.step)
         self.cost = self.last_time - started
+
+    def slow_down(self, halved: int) -> None:
+        """The schedule's learning rates, divided by two so many times."""
+        self.schedule.base_lrs = [rate / 2**halved for rate in self.schedule.base_lrs]
 
     def resume(self) -> Journal | None:
         """Loads the newest checkpoint that can be used; None: from the start. The unusable ones before it are dropped."""

@@ -7,6 +7,7 @@ interrupted goes on from its newest checkpoint and ends with the same bytes (tes
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
@@ -29,6 +30,9 @@ from worker.semisup.stages.recipe import Recipe
 
 MAX_GRAD_NORM = 1.0
 WINDOW = 8  # batches whose examples are sorted by length among themselves
+LOOKED_AT = 25  # steps whose mean loss is compared with that of the best so many before
+ROSE_TO, ROSE_BY = 2.0, 0.5  # times that, and nats per token on top: a training that has come apart, not a hard batch
+MOST_HALVINGS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,14 @@ class _NotFinite(Exception):
         self.step, self.skipped = step, tuple(skipped)
 
 
+class _Diverged(Exception):
+    """The loss has risen far above what it had come down to."""
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__(journal.step)
+        self.journal = journal
+
+
 def fit(
     lab: Lab,
     start: Adapter | None,
@@ -77,18 +89,31 @@ def fit(
     `after_epoch` returned, also before an interruption.
 
     A step whose loss is not finite is left out once, from the last checkpoint on; the second time raises NonFiniteLoss,
-    naming the step. Raises OutOfMemory, and Stopped after a checkpoint when the run shall end.
+    naming the step. A training that comes apart begins anew at half the learning rate, at most MOST_HALVINGS times.
+    Raises OutOfMemory, and Stopped after a checkpoint when the run shall end.
     """
     at: PerEpoch = lru_cache(1)(examples) if callable(examples) else lambda epoch: examples
     plan = _Plan(at, len(at(0)), recipe, training, start, seed, objective, steps, stop_after)
     skip: tuple[int, ...] = ()
+    slower = Journal(0, recipe.micro_batch_size)
     while True:
         try:
-            return _train(lab, plan, after_epoch, looked if looked is not None else [], skip)
+            return _train(lab, plan, after_epoch, looked if looked is not None else [], skip, slower)
+        except _Diverged as problem:
+            again, slower = False, _slower(lab, plan, problem.journal)
         except _NotFinite as problem:
             skip, again = (problem.step,), bool(problem.skipped) or plan.last == 1  # without its only step nothing is trained
         if again:  # outside of the except block, whose traceback holds the network
             raise NonFiniteLoss(lab.shelf.stage, skip[0] + 1, _last_good(lab, plan))
+
+
+def diverged(losses: Sequence[float]) -> bool:
+    """Whether the last LOOKED_AT steps' mean loss is far above the lowest of so many before; asked at every LOOKED_ATth."""
+    blocks = len(losses) // LOOKED_AT
+    if blocks < 2 or len(losses) % LOOKED_AT:
+        return False
+    means = np.asarray(losses).reshape(blocks, LOOKED_AT).mean(axis=1)
+    return bool(means[-1] > ROSE_TO * means[:-1].min() + ROSE_BY)
 
 
 @dataclass(frozen=True)
@@ -139,10 +164,24 @@ class _Plan:
         return checkpoint.identity_of(rows, asdict(recipe), self.training, start, self.seed, self.objective, steps)
 
 
-def _train(lab: Lab, plan: _Plan, after_epoch: AfterEpoch | None, looked: list[Any], skip: Sequence[int]) -> Adapter:
+def _slower(lab: Lab, plan: _Plan, journal: Journal) -> Journal:
+    """Where the training that came apart begins anew. A run that dies before the next checkpoint does all this again."""
+    anew = Journal(0, journal.micro_batch_size, notes=journal.notes, halved=journal.halved + 1)
+    rate = plan.recipe.learning_rate / 2**anew.halved
+    loss = sum(journal.losses[-LOOKED_AT:]) / LOOKED_AT
+    _tell(lab, anew, f"the loss rose to {loss:.2f} by step {journal.step}; begun anew at learning rate {rate:g}.", "diverged")
+    for step, _ in list(lab.shelf.found()):
+        lab.shelf.drop(step)
+    return anew
+
+
+def _train(
+    lab: Lab, plan: _Plan, after_epoch: AfterEpoch | None, looked: list[Any], skip: Sequence[int], fresh: Journal
+) -> Adapter:
     with _opened(lab, plan) as live:
         network, accelerator, optimizer, state = live.network, live.accelerator, live.optimizer, live.state
-        journal = state.resume() or Journal(0, plan.recipe.micro_batch_size)
+        journal = state.resume() or deepcopy(fresh)
+        state.slow_down(journal.halved)
         for step in set(skip) - set(journal.skipped):
             journal.skipped.append(step)
             told = f"the loss of step {step + 1} was not finite; back to step {journal.step}, and that batch left out."
@@ -160,6 +199,8 @@ def _train(lab: Lab, plan: _Plan, after_epoch: AfterEpoch | None, looked: list[A
                 journal.losses.append(loss)
                 journal.tokens += sum(len(example.response) for example in batch)
                 metrics["loss"] = loss
+                if journal.halved < MOST_HALVINGS and diverged(journal.losses):
+                    raise _Diverged(journal)
             optimizer.step()
             state.schedule.step()
             optimizer.zero_grad()

@@ -42,7 +42,7 @@ def distributions(ballots: Sequence[Ballot], classes: Sequence[str]) -> Floats:
 
 def _distribution(vote: Vote, place: Mapping[str, int]) -> Floats:
     count = len(place)
-    own = ((vote.answer, max(_probability(vote), 1 / count)),) if vote.answer is not None else ()
+    own = ((vote.answer, max(probability(vote), 1 / count)),) if vote.answer is not None else ()
     said = vote.scores or own
     named = {place[name]: p for name, p in said if name in place}
     rest = max(0.0, 1.0 - sum(named.values()))
@@ -52,7 +52,7 @@ def _distribution(vote: Vote, place: Mapping[str, int]) -> Floats:
     return row / row.sum() if row.sum() > 0 else np.full(count, 1.0 / count)
 
 
-def _probability(vote: Vote) -> float:
+def probability(vote: Vote) -> float:
     """Of the whole response; of one of its tokens (the geometric mean) where reasoning leads it or log-probs are missing.
 
     How improbable a long chain of words was says nothing against what it ended with.

@@ -12,12 +12,13 @@ from worker.semisup.data import Calibration, Candidate, Neighbours, Query, Sampl
 from worker.semisup.errors import DataError
 from worker.semisup.selectors import SELECTORS
 from worker.semisup.selectors.caps import cap_classes, cap_near_duplicates
-from worker.semisup.selectors.cut import Judgements, Scores
-from worker.semisup.spec import SelectionSpec
+from worker.semisup.selectors.cut import Cut, Judgements, Scores
+from worker.semisup.spec import Caps, SelectionSpec
+from worker.semisup.stages.contradict import contradicted
 
 SELECTED = "selected"
 NO_ANSWER = "no_answer"  # nothing parsed, or the resolver dropped it
-NEAR_DUPLICATE, CLASS_CAP = "near_duplicate", "class_cap"
+CONTRADICTED, NEAR_DUPLICATE, CLASS_CAP = "contradicted", "near_duplicate", "class_cap"
 LOW_PARSE_SHARE = 0.2  # of the generated votes; below it the selection carries a note
 EXAMPLES_SHOWN, EXAMPLE_LENGTH = 5, 80  # of what was said instead of an answer; characters
 CLASSES_SHOWN = 200  # kept shares of more pseudo-labels than that say nothing
@@ -52,7 +53,7 @@ def select(
         judged=judgements(calibration),
     )
     cut = SELECTORS[spec.strategy](scores, spec, seed)
-    verdicts = capped(cut.kept, cut.reason, scores, [pool[place[c.query_id]].question for c in usable], spec, embed)
+    verdicts = capped(cut, scores, usable, [pool[place[c.query_id]].question for c in usable], spec.caps, embed)
     reasons: Mapping[str, str] = {c.query_id: NO_ANSWER for c in ordered} | {
         c.query_id: verdict for c, verdict in zip(usable, verdicts, strict=True)
     }
@@ -70,11 +71,15 @@ def select(
 
 
 def capped(
-    kept: NDArray[np.bool_], reason: str, scores: Scores, questions: Sequence[str], spec: SelectionSpec, embed: Embed | None
+    cut: Cut, scores: Scores, usable: Sequence[Candidate], questions: Sequence[str], caps: Caps, embed: Embed | None
 ) -> list[str]:
-    """SELECTED or why not, for each of the n usable candidates: the cut, then near-duplicates, then the class cap."""
-    caps, left = spec.caps, kept
-    verdicts = np.where(kept, SELECTED, reason).astype(object)
+    """SELECTED or why not, for each of the n usable candidates: the cut, contradictions, near-duplicates, the class cap."""
+    left = cut.kept
+    verdicts = np.where(left, SELECTED, cut.reason).astype(object)
+    if caps.contradictions == "drop":
+        bad = np.array([contradicted(c.votes) for c in usable], bool)
+        verdicts[left & bad] = CONTRADICTED
+        left = left & ~bad
     if caps.max_near_duplicates is not None and embed is not None and left.any():
         units = embed([question for question, keep in zip(questions, left, strict=True) if keep])
         fewer = cap_near_duplicates(left, scores.mean_nll, units, caps.max_near_duplicates, caps.near_duplicate_similarity)
