@@ -193,8 +193,9 @@ def test_help_documents_every_command_and_exit_code() -> None:
 
 
 def started(*arguments: str, **how: Any) -> subprocess.Popen[str]:
-    """The command as a process of its own."""
-    code = f"import sys; sys.path.insert(0, {str(ROOT / 'client')!r}); from semift.cli import main; main()"
+    """The command as a process of its own. It hears ctrl-C, also where the tests are a shell's job in the background."""
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    code += f"import sys; sys.path.insert(0, {str(ROOT / 'client')!r}); from semift.cli import main; main()"
     return subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True, **how)
 
 

@@ -146,6 +146,7 @@ def test_samples_show_what_each_of_two_networks_voted_though_the_engine_failed_o
     assert {a.headers["authorization"] for a in stub.asked} == {f"Bearer {KEY}"}
 
     # the key is nowhere but in the worker's own environment
+    wait_until(lambda: not list((settings().data_dir / "scratch").iterdir()))  # a moment after its job, the worker clears up
     logs = {path.name: path.read_bytes() for path in tmp_path.glob("*.log")}
     kept = {str(path): path.read_bytes() for path in settings().data_dir.rglob("*") if path.is_file()}
     assert len(kept) > 20
