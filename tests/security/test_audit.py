@@ -53,7 +53,7 @@ def test_what_tests_do_all_day_is_left_alone(tmp_path: Path) -> None:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
-        socket.create_connection(server.getsockname(), timeout=5).close()
+        socket.create_connection(server.getsockname(), timeout=60).close()
     assert before == WATCH.seen
 
 
