@@ -195,6 +195,7 @@ EVENTS: Mapping[str, str] = {
     "chunk_lost": "A worker was late with a chunk that another one had taken.",
     "artifact_corrupt": "What was stored is not what was written, and is made again; or the checkpoint before is used.",
     "rolled_back": "A loss that was not finite: back to the last checkpoint, and that batch is left out.",
+    "diverged": "A training whose loss rose far above what it had come down to: begun anew at half the learning rate.",
     "batch_halved": "Rows that did not fit into memory: fewer at once from there on.",
     "not_bit_reproducible": "A training goes on under other threads, device or torch than it began.",
 }

@@ -16,9 +16,10 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from worker.semisup.answers import Answers
+from worker.semisup.automatic import settle
 from worker.semisup.data import Ballot, Candidate, Example, Message, Neighbours, Query, Sample, Vote
 from worker.semisup.lm import Lab
-from worker.semisup.spec import POOLED_COLLABORATORS
+from worker.semisup.spec import POOLED_COLLABORATORS, JobSpec
 from worker.semisup.spec.selection import Agreement, Caps, KeepAll, Percentile
 from worker.semisup.splits import stratified_folds
 from worker.semisup.stages.agree import agree, by_majority
@@ -123,7 +124,7 @@ Decide = Callable[[Lab, World, Sequence[Query]], Sequence[Sample]]
 def by_default(lab: Lab, world: World, pool: Sequence[Query]) -> Sequence[Sample]:
     votes, weights = ballots(lab, world, pool)
     candidates = settle_by_pool(votes, world.answers.labels, world.answers, weights)
-    return chosen(lab, pool, candidates, KeepAll())
+    return chosen(lab, pool, candidates, settle(JobSpec(), world.answers).selection)
 
 
 def with_care(lab: Lab, world: World, pool: Sequence[Query]) -> Sequence[Sample]:
@@ -183,11 +184,22 @@ def test_agreement_and_caps_keep_poisoned_rows_out(lab: Lab, world: World) -> No
     assert len(hit) > 100  # the clean rows are still there
 
 
-def test_by_default_most_poisoned_rows_do_not_get_the_label_they_ask_for(lab: Lab, world: World) -> None:
-    """Pooled votes keep every row, with its confidence as its weight: that is no defence, and it is not bad either."""
+def pooled_alone(lab: Lab, world: World, pool: Sequence[Query]) -> Sequence[Sample]:
+    votes, weights = ballots(lab, world, pool)
+    return chosen(lab, pool, settle_by_pool(votes, world.answers.labels, world.answers, weights), KeepAll())
+
+
+def test_by_default_poisoned_rows_are_kept_out(lab: Lab, world: World) -> None:
     hit, lost = attack(lab, world, by_default)
-    assert share(world, hit, obeyed=True) <= 0.5 * of_data(world)
+    assert share(world, hit) <= 0.25 * of_data(world)
     assert lost <= 1.0
+    dropped = len(world.clean) + len(world.poisoned) - len(hit)
+    assert dropped <= 0.05 * len(world.clean)  # it costs few of the others
+
+
+def test_it_is_the_contradictions_that_do_it(lab: Lab, world: World) -> None:
+    hit, _ = attack(lab, world, pooled_alone)
+    assert share(world, hit) > 0.9 * of_data(world)
 
 
 def test_a_chain_of_near_duplicates_counts_once(lab: Lab, world: World) -> None:

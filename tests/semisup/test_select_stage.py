@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from tests.semisup.builders import candidate, query
+from worker.semisup.answers import Answers
+from worker.semisup.automatic import settle
 from worker.semisup.data import Calibration, Candidate, Judged, Neighbours, Vote
 from worker.semisup.errors import DataError
 from worker.semisup.keep import canonical_json, decode, encode
-from worker.semisup.spec import Caps, KeepAll, Percentile, RiskControl
+from worker.semisup.spec import Caps, JobSpec, KeepAll, Percentile, RiskControl
 from worker.semisup.stages.select import select
 
 NONE = Neighbours({}, {})
@@ -174,3 +176,47 @@ def test_an_engine_that_could_not_be_reached_said_nothing_and_is_not_blamed_for_
     selection = run([Candidate("u-0", "", None, 0.0, 0.0, "vote", (away,))], KeepAll())
     assert selection.reasons == {"no_answer": 1}
     assert "generated" not in selection.note
+
+
+def view(name: str, *scores: tuple[str, float]) -> Vote:
+    return Vote(name, scores[0][0], scores[0][0], 0.1, 0, scores=scores)
+
+
+SURE, UNSURE = Vote("a", "blue", "blue", 0.01, 2), Vote("a", "blue", "blue", 0.2, 2)  # 0.98 and 0.67 of the whole response
+DENYING = view("x", ("red", 0.8), ("green", 0.1), ("blue", 0.1))
+
+
+@pytest.mark.parametrize(
+    ("votes", "dropped"),
+    [
+        ((SURE, DENYING), True),
+        ((SURE, view("x", ("red", 0.9), ("green", 0.1))), True),  # not even named
+        ((SURE, UNSURE, DENYING, DENYING), True),
+        ((UNSURE, DENYING), False),
+        ((SURE, DENYING, view("y", ("red", 0.5), ("blue", 0.4))), False),  # one of them takes it seriously
+        ((SURE, view("x", ("blue", 0.4), ("red", 0.3))), False),
+        ((SURE, Vote("b", "red", "red", 0.0, 2)), False),  # another LM is no classifier
+        ((DENYING, view("y", ("blue", 0.9))), False),
+        ((Vote("a", "blue", "blue", 0.01, 2, scored=False), DENYING), False),  # nobody knows how sure
+        ((Vote("a", "dunno", None, 0.01, 2), DENYING), False),
+    ],
+)
+def test_a_row_that_the_lm_is_sure_of_and_every_classifier_denies_is_dropped(votes, dropped):
+    row = Candidate("u-0", "red", "red", 0.1, 0.5, "pool", votes)
+    drop, keep = (KeepAll(caps=Caps(contradictions=word)) for word in ("drop", "keep"))
+    assert reasons(run([row], drop)) == (["contradicted"] if dropped else ["selected"])
+    assert reasons(run([row], keep)) == ["selected"]
+
+
+def test_contradictions_are_dropped_where_selection_is_left_to_us_and_votes_are_pooled():
+    closed, open_ = Answers("label", ("red", "blue")), Answers("text")
+
+    def settled(answers, **fields):
+        return settle(JobSpec.model_validate(fields), answers).selection.caps.contradictions
+
+    assert settled(closed) == "drop"
+    assert settled(closed, selection={"strategy": "auto", "caps": {"contradictions": "keep"}}) == "keep"
+    assert settled(closed, selection={"strategy": "all"}) == "keep"
+    assert settled(closed, selection={"strategy": "all", "caps": {"contradictions": "drop"}}) == "drop"
+    assert settled(open_) == "keep"
+    assert settled(closed, profile="paper") == "keep"

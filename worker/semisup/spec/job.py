@@ -20,7 +20,7 @@ PAPER: Mapping[str, Any] = {
         "collaborators": [c.model_dump(exclude_defaults=True) for c in DEFAULT_COLLABORATORS],
     },
     "resolve": {"resolver": "justify"},
-    "selection": {"strategy": "percentile", "theta": 50.0},
+    "selection": {"strategy": "percentile", "theta": 50.0, "caps": {"contradictions": "keep"}},
     "evolve": {"objective": "sft", "relabel": False},
     "calibration": {"mode": "off"},
 }
@@ -40,7 +40,7 @@ PROFILES: Mapping[str, Mapping[str, Any]] = {
         },
         "warmup": {"format": "plain"},
         "resolve": {"resolver": "justify"},
-        "selection": {"strategy": "percentile", "theta": 30.0, "scope": "disputed"},
+        "selection": {"strategy": "percentile", "theta": 30.0, "scope": "disputed", "caps": {"contradictions": "keep"}},
         "calibration": {"mode": "off"},
         "evolve": {"data": "selected", "format": "plain", "learning_rate_factor": 0.01}
         | {"objective": "sft", "relabel": False},
