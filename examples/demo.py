@@ -25,7 +25,7 @@ DATA = ROOT / "examples" / "banking77"
 HOME = ROOT / ".semift" / "demo"
 SEMIFT = str(Path(sys.executable).parent / "semift")
 KEY_FILE = HOME / "data" / "api-key"  # written by the server, readable by its owner alone
-READY_SECONDS = 60
+READY_SECONDS = 240  # of a machine that is slow or stands still
 SHORT_ROWS = {"labeled.csv": 60, "unlabeled.csv": 48, "test.csv": 48}
 SHORT_SETS = ("warmup.n_epochs=2", "evolve.n_epochs=1", "evaluation.with_neighbours=false")
 
@@ -71,14 +71,14 @@ def server() -> Iterator[str]:
             yield url
         finally:
             child.send_signal(signal.SIGTERM)
-            child.wait(timeout=60)
+            child.wait(timeout=120)
 
 
 def wait_ready(url: str, child: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline and child.poll() is None:
         try:
-            with urllib.request.urlopen(f"{url}/readyz", timeout=5):
+            with urllib.request.urlopen(f"{url}/readyz", timeout=60):
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.3)

@@ -23,6 +23,7 @@ LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 READ_ATTEMPTS = 3
 RETRY_SECONDS = 0.3
 POLL_SECONDS = 0.5
+KEPT_SECONDS = 2.0  # an idle connection: less than a server keeps it (5 s), or a POST meets one that is just being closed
 CHUNK_BYTES = 1 << 20
 
 
@@ -48,6 +49,7 @@ class Client:
             base_url=self.url,
             headers={"authorization": f"Bearer {api_key}"} if api_key else {},
             timeout=httpx.Timeout(timeout_seconds, connect=5.0),
+            limits=httpx.Limits(keepalive_expiry=KEPT_SECONDS),
             trust_env=not here,
             transport=transport,
         )

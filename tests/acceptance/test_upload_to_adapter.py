@@ -45,7 +45,8 @@ def client(stack, configure) -> openai.OpenAI:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    stack.spawn("uvicorn", "--factory", "api.main:create_app", "--port", str(port), "--log-level", "warning")
+    options = ("--port", str(port), "--log-level", "warning", "--timeout-keep-alive", "120")  # longer than clients keep one
+    stack.spawn("uvicorn", "--factory", "api.main:create_app", *options)
     stack.spawn("celery", *WORKER_ARGS)
     deadline = time.monotonic() + 240
     while True:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from semift import ApiError, ChecksumMismatch, Client, SemiftError, Unreachable
 from semift.errors import BadInput
 
+from api.serve import configured
 from tests.client.conftest import Handler
 
 Scripted = Callable[[Handler], Client]
@@ -89,6 +91,12 @@ def test_a_proxy_is_not_put_before_this_machine(monkeypatch: pytest.MonkeyPatch)
         Client("http://127.0.0.1:1").version()
     assert not Client("http://localhost:1")._http.trust_env
     assert Client("http://semift.example")._http.trust_env
+
+
+def test_an_idle_connection_is_given_up_before_its_server_closes_it() -> None:
+    """Or a POST, which is never sent twice, meets the end of the connection it was sent on."""
+    pool = Client("http://semift.example")._http._transport._pool  # type: ignore[attr-defined]
+    assert pool._keepalive_expiry < configured(FastAPI()).timeout_keep_alive - 1
 
 
 def test_the_key_of_this_machines_server_goes_to_this_machine_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
