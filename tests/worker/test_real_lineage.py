@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 
 from api.main import create_app
 from models.blobs import blobs
-from models.tables import Chunk, Stage
+from models.tables import Chunk, SampleRow, Stage
 from tests.keys import AUTH
 from tests.rows import get_job
 from tests.worker.test_real_job import SPEC, WORDS
@@ -47,11 +47,16 @@ def run(app: TestClient) -> Callable[..., str]:
 
 
 @pytest.fixture
-def order(app: TestClient) -> dict[str, Any]:
-    def upload(name: str, pairs: list[tuple[str, str]], labels: bool = True) -> str:
+def upload(app: TestClient) -> Callable[..., str]:
+    def send(name: str, pairs: list[tuple[str, str]], labels: bool = True) -> str:
         made = app.post("/v1/files", files={"file": (name, jsonl(pairs, labels))}, data={"purpose": "fine-tune"})
         return str(made.json()["id"])
 
+    return send
+
+
+@pytest.fixture
+def order(upload: Callable[..., str]) -> dict[str, Any]:
     semi = {
         "unlabeled_file": upload("unlabeled.jsonl", QUESTIONS[24:36], False),
         "test_file": upload("test.jsonl", QUESTIONS[36:48]),
@@ -106,10 +111,12 @@ def test_a_fork_ends_like_its_job_or_like_a_fresh_one_with_its_settings(run: Cal
 
 
 @pytest.mark.slow
-def test_a_job_goes_on_from_the_adapter_of_an_earlier_one(run: Callable[..., str], order: dict[str, Any]) -> None:
+def test_a_job_goes_on_from_the_adapter_of_an_earlier_one_with_new_unlabeled_rows(
+    run: Callable[..., str], order: dict[str, Any], upload: Callable[..., str]
+) -> None:
     short = {**SETTINGS, "evaluation": SPEC["evaluation"]}
     first = run(**{**order, "semi_supervised": {**order["semi_supervised"], **short}})
-    semi = {"unlabeled_file": order["semi_supervised"]["unlabeled_file"], **short}
+    semi = {"unlabeled_file": upload("new.jsonl", QUESTIONS[48:60], False), **short}
     second = run(model=get_job(first).adapter_name, semi_supervised=semi)
     assert (get_job(second).from_job, get_job(second).test_file) == (first, get_job(first).test_file)
     before, after = (artefact(job, "adapter/lineage.json") for job in (first, second))
@@ -117,6 +124,8 @@ def test_a_job_goes_on_from_the_adapter_of_an_earlier_one(run: Callable[..., str
     note = f"Training went on from the adapter of {first} (sha256 {before['adapter_sha256']})."
     assert note in artefact(second, "report.json")["notes"]
     ours, theirs = result(first)["stages"], result(second)["stages"]
+    asked = [[sample.prompt for sample in rows(SampleRow, job)] for job in (first, second)]
+    assert [set(prompts) for prompts in asked] == [{text for text, _ in part} for part in (QUESTIONS[24:36], QUESTIONS[48:60])]
     assert ours["round-1/own-neighbours"] == theirs["round-1/own-neighbours"]
     assert ours["round-1/warmup"] != theirs["round-1/warmup"]
     fork = run(fork={"job": second})
