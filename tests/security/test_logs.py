@@ -104,14 +104,16 @@ def test_a_name_cannot_end_a_line_or_colour_a_terminal() -> None:
     assert found["event"] == "file a\r\nlevel: error\x1b[31m\u2028"  # as data, escaped on the wire
 
 
-def test_every_request_is_one_line_with_its_id_and_tenant(app: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_request_is_one_line_with_its_id_and_tenant(
+    app: TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     written: list[str] = []
     handler = logging.Handler(logging.INFO)
     handler.setFormatter(logs.Lines("api"))
     handler.emit = lambda record: written.append(handler.format(record))  # type: ignore[method-assign]
     logger = logging.getLogger("semift.api")
     monkeypatch.setattr(logger, "handlers", [handler])
-    monkeypatch.setattr(logger, "level", logging.INFO)
+    caplog.set_level(logging.INFO, "semift.api")  # whatever the tests before have left: a logger remembers what it may say
     made = app.post("/v1/files", files={"file": ("rows.jsonl", labeled())}, data={"purpose": "fine-tune"})
     app.get(f"/v1/files/{KEY}")
     app.get("/v1/files", headers={"authorization": f"Bearer {SECRET}"})
