@@ -102,6 +102,9 @@ def test_a_cancelled_upload_takes_no_more(client: openai.OpenAI) -> None:
         ({"mime_typ": "x"}, 400, "unknown_field", "mime_typ", "mime_type"),
         ({"mime_type": None}, 400, "wrong_type", "mime_type", "a string"),
         ({"dataset": {"format": "xlsx"}}, 400, "unknown_choice", "dataset.format", "jsonl"),
+        ({"dataset": {"zzz": 1}}, 400, "unknown_field", "dataset.zzz", "mapping"),
+        ({"dataset": {"mapping": {"zzz": "a"}}}, 400, "unknown_field", "dataset.mapping.zzz", "keys are"),
+        ({"dataset": {"labels": 3}}, 400, "invalid_value", "dataset.labels", "labels"),
         ({"expires_after": {"anchor": "created_at", "seconds": 1}}, 400, "out_of_range", "expires_after.seconds", "3600"),
     ],
 )

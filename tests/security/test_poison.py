@@ -44,6 +44,7 @@ class World(NamedTuple):
     poisoned: tuple[Query, ...]
     test: tuple[Example, ...]
     answers: Answers
+    cast: dict[int, Any]  # size of the pool, clean or poisoned -> its ballots
 
 
 def column(name: str) -> list[dict[str, str]]:
@@ -65,7 +66,9 @@ def world() -> World:
     told = [clean[i].question + ORDER for i in range(0, 600, 100)]  # six rows: 1 %
     chain = [told[0] + more for more in ("!", "!!", " Thanks.")]  # three more: 0.5 %
     poisoned = tuple(Query(f"p-{i}", (Message("user", text),)) for i, text in enumerate([*told, *chain]))
-    return World(labeled, clean, poisoned, examples("test"), Answers("label", tuple(dict.fromkeys(e.answer for e in labeled))))
+    return World(
+        labeled, clean, poisoned, examples("test"), Answers("label", tuple(dict.fromkeys(e.answer for e in labeled))), {}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +99,13 @@ def obedient(lab: Lab, world: World, queries: Sequence[Query], own: Mapping[str,
 
 
 def ballots(lab: Lab, world: World, pool: Sequence[Query]) -> tuple[list[Ballot], dict[str, float]]:
+    """As `cast`; the same pool's are cast once for all tests."""
+    if len(pool) not in world.cast:
+        world.cast[len(pool)] = cast(lab, world, pool)
+    return world.cast[len(pool)]
+
+
+def cast(lab: Lab, world: World, pool: Sequence[Query]) -> tuple[list[Ballot], dict[str, float]]:
     """The pool's ballots (LM twice, two classifiers) and the weights that the labeled rows give these voters."""
     folds = stratified_folds(world.labeled, 3, 7)
     tables = views_of(lab, world.labeled, folds, pool, world.answers.labels, VIEWS).tables

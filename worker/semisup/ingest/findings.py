@@ -68,7 +68,7 @@ class IngestOptions(BaseModel):
                     f"A mapping has no key {shown(key)!r}; its keys are {', '.join(MAPPING_KEYS)}.",
                     code="unknown_field",
                     param=f"dataset.mapping.{shown(key)}",
-                    hint=did_you_mean(key, MAPPING_KEYS),
+                    hint=did_you_mean(key, MAPPING_KEYS) or f"Use one of {', '.join(MAPPING_KEYS)}.",
                 )
         return options.model_copy(update={"mapping": mapping})
 
@@ -83,7 +83,8 @@ def _option_error(error: ValidationError) -> SpecError:
         if code == "unknown_field"
         else f"dataset.{name}: {first['msg']}."
     )
-    return SpecError(message, code=code, param=f"dataset.{name}", hint=did_you_mean(name, IngestOptions.model_fields))
+    hint = did_you_mean(name, IngestOptions.model_fields) if code == "unknown_field" else None
+    return SpecError(message, code=code, param=f"dataset.{name}", hint=hint or "Correct it, or leave it out.")
 
 
 def shown(value: object) -> str:

@@ -12,7 +12,7 @@ from worker.semisup.spec import Training
 SMALL = 100_000_000  # parameters
 
 # (trainable, is small) -> peak learning rate. LoRA 1e-4 is SemiEvol's; the small ones are ours.
-LEARNING_RATE = {("lora", False): 1e-4, ("full", False): 1e-5, ("lora", True): 1.5e-3, ("full", True): 5e-4}
+LEARNING_RATE = {("lora", False): 1e-4, ("full", False): 1e-5, ("lora", True): 7e-4, ("full", True): 5e-4}
 PAPER_EPOCHS = 2
 SMALL_EXAMPLES = {"warmup": 720, "evolve": 2160}  # examples a small LM should see in the stage, over all epochs
 SMALL_EPOCHS = {"warmup": (2, 24), "evolve": (6, 24)}  # bounds of that: two passes over 1,885 rows left much unlearned
