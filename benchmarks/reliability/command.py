@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,12 @@ def measure_faults() -> Part:
     return {"celery": version("celery"), "rows": rows}
 
 
+def measure_promptness() -> Part:
+    from benchmarks.reliability import promptness
+
+    return promptness.measure_all()
+
+
 def measure_chaos(minutes: float) -> Part:
     from tests.chaos.run import chaos
 
@@ -49,14 +56,15 @@ def measure_chaos(minutes: float) -> Part:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks reliability", description=__doc__)
-    parser.add_argument("--parts", default="", help=f"comma-separated, of: faults, {', '.join(GROUPS)}")
+    parser.add_argument("--parts", default="", help=f"comma-separated, of: faults, promptness, {', '.join(GROUPS)}")
     parser.add_argument("--chaos-minutes", type=float, default=0.0)
     parser.add_argument("--table", action="store_true", help="print what earlier runs left, run nothing")
     parser.add_argument("--results", type=Path, default=RESULTS, help=argparse.SUPPRESS)
     asked = parser.parse_args(arguments)
     every: Mapping[str, Callable[[], Part]] = {
         "faults": measure_faults,
-        **{name: (lambda name=name: run_group(name)) for name in GROUPS},
+        "promptness": measure_promptness,
+        **{name: partial(run_group, name) for name in GROUPS},
     }
     chosen = [] if asked.table else [part for part in asked.parts.split(",") if part] or list(every)
     if unknown := [part for part in chosen if part not in every]:

@@ -1,6 +1,7 @@
 """The scorecard: one line for each promise that has a number, from what was measured and when. Pure functions of the JSON."""
 
 from collections.abc import Iterator, Mapping
+from statistics import median
 from typing import Any
 
 from benchmarks.reliability.faults import Result
@@ -23,6 +24,7 @@ def table(found: Found) -> list[str]:
 def rows(found: Found) -> Iterator[tuple[str, str, str, str]]:
     yield _simple_faults(found)
     yield from _chaos(found.get("chaos"))
+    yield from _promptness(found.get("promptness"))
     yield _tests(found, "resume", "interrupted runs that end with the bytes of the undisturbed one", "{good} of {cases}", "-")
     yield _tests(found, "bad_input", "bad inputs and fuzz runs without a 5xx", "{good} of {cases}", "-")
     yield _tests(found, "banned_calls", "calls that make code of data (gate and its own tests)", "{failed} found", "-")
@@ -52,6 +54,16 @@ def _chaos(part: Mapping[str, Any] | None) -> Iterator[tuple[str, str, str, str]
     yield "a dead runner is noticed, median / p99", said, "-", part["date"]
 
 
+def _promptness(part: Mapping[str, Any] | None) -> Iterator[tuple[str, str, str, str]]:
+    if part is None:
+        yield "seconds until a job starts, is cancelled, a worker has ended", NOT_MEASURED, "-", "-"
+        return
+    for row in part["rows"]:
+        promised = "" if row["bound"] is None else f", promised: {row['bound']:g} s"
+        said = f"{median(row['seconds']):.1f} s / {max(row['seconds']):.1f} s ({len(row['seconds'])}{promised})"
+        yield f"{row['what']}, median / worst", said, "-", part["date"]
+
+
 def _tests(found: Found, name: str, what: str, words: str, naive: str) -> tuple[str, str, str, str]:
     part = found.get(name)
     if part is None or not part["cases"]:
@@ -66,4 +78,6 @@ def clean(found: Found) -> bool:
     """Nothing that was measured broke a promise of ours."""
     faults = all(Result(**row["ours"]).harmless for row in found.get("faults", {}).get("rows", ()))
     chaos = not found.get("chaos", {}).get("violations")
-    return faults and chaos and not any(part.get("failed") for part in found.values())
+    bounded = [row for row in found.get("promptness", {}).get("rows", ()) if row["bound"] is not None]
+    prompt = all(max(row["seconds"]) <= row["bound"] for row in bounded)
+    return faults and chaos and prompt and not any(part.get("failed") for part in found.values())

@@ -25,9 +25,22 @@ def faults(ours: Result = FINE) -> dict[str, Any]:
     return {"date": "2026-11-20", "celery": "5.7.0", "rows": [row]}
 
 
+def promptness(*seconds: float) -> dict[str, Any]:
+    rows = [{"what": "it is over", "bound": 10.0, "seconds": seconds}, {"what": "it is on", "bound": None, "seconds": [99.0]}]
+    return {"date": "2026-11-20", "times": len(seconds), "rows": rows}
+
+
+def test_seconds_stand_beside_what_is_promised() -> None:
+    found = {"promptness": promptness(1.0, 2.0, 9.9)}
+    lines = scorecard.table(found)
+    assert "| it is over, median / worst | 2.0 s / 9.9 s (3, promised: 10 s) | - | 2026-11-20 |" in lines
+    assert "| it is on, median / worst | 99.0 s / 99.0 s (1) | - | 2026-11-20 |" in lines
+    assert scorecard.clean(found)
+
+
 def test_what_was_not_measured_is_said() -> None:
     lines = scorecard.table({})
-    assert len([line for line in lines if scorecard.NOT_MEASURED in line]) == 6
+    assert len([line for line in lines if scorecard.NOT_MEASURED in line]) == 7
     assert scorecard.clean({})
     absent = {"resume": {"cases": 0, "failed": 0, "absent": ["worker/test_x.py"], "date": "2026-11-20"}}
     assert "not measured: there is no worker/test_x.py" in "\n".join(scorecard.table(absent))
@@ -51,6 +64,7 @@ def test_ours_stands_beside_the_plain_task() -> None:
         {"faults": faults(Result(2, 1, 0))},
         {"chaos": {**CHAOS, "violations": ["P2 ftjob-1: …"]}},
         {"bad_input": {"cases": 9, "failed": 1, "absent": [], "date": "d"}},
+        {"promptness": promptness(3.0, 10.1)},
     ],
 )
 def test_a_broken_promise_of_ours_is_a_failure(found: dict[str, Any]) -> None:
@@ -76,4 +90,4 @@ def test_the_table_is_printed_from_what_earlier_runs_left(tmp_path: Path, capsys
     assert "1 of 1" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         command.main(["--parts", "nonsense"])
-    assert "there is no part 'nonsense'; there are faults, resume" in capsys.readouterr().err
+    assert "there is no part 'nonsense'; there are faults, promptness, resume" in capsys.readouterr().err
