@@ -57,7 +57,8 @@ def test_the_service_keeps_to_its_document(
             "--config-file",
             str(ROOT / "tests/api/schemathesis.toml"),
         ]
-        run = ["run", f"{url}/openapi.json", "-H", f"Authorization: Bearer {KEY}", "--checks", "all", "--continue-on-failure"]
+        # All checks are on where nobody says which; "--checks all" would switch on those the file switches off as well.
+        run = ["run", f"{url}/openapi.json", "-H", f"Authorization: Bearer {KEY}", "--continue-on-failure"]
         run += ["--request-timeout", "120", "--suppress-health-check", "too_slow"]  # which say how busy this machine is
         end = time.monotonic() + LIMIT_SECONDS
         for phases in (alone, in_a_row):
