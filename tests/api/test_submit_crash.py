@@ -1,42 +1,25 @@
 """An API process that dies while it accepts a job: the client sends it again, and there is one job, not two and not none."""
 
-import os
-import signal
-import warnings
 from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
 
 from models import crash
-from models.db import engine, transaction
+from models.db import transaction
 from models.queries.outbox import take_waiting
+from tests.api.dying import die
 from tests.api.rows import claim
 from tests.api.sending import JOBS, new_world
 
 HEADERS = {"idempotency-key": "order-1"}
 
 
-def die_accepting(app: TestClient, order: dict[str, object], point: str) -> None:
-    """A copy of this process takes the order and is killed at `point`."""
-    engine().dispose()
-    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of threads that the copy does not use
-        pid = os.fork()
-    if pid == 0:
-        try:
-            signal.alarm(120)
-            crash._WANTED = crash._wanted(point)
-            app.post(JOBS, json=order, headers=HEADERS)
-        finally:
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
-
-
 @pytest.mark.parametrize("point", crash.POINTS["api"])
 def test_an_order_sent_again_after_a_crash_is_one_job(app: TestClient, tmp_path: Path, point: str) -> None:
     world = new_world(app)
     order = world.order()
-    die_accepting(app, order, point)
+    die(point, lambda: app.post(JOBS, json=order, headers=HEADERS))
     before = app.get(JOBS).json()["data"]
     assert len(before) == (1 if point == "submit.after_commit" else 0), "accepted is durable, and all of it or nothing"
     answer = app.post(JOBS, json=order, headers=HEADERS)

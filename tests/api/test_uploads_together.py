@@ -1,10 +1,6 @@
 """Uploads in parts, twice, at once, and with a server that dies in the middle: the file is there whole or not at all."""
 
-import os
-import signal
 import threading
-import warnings
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,8 +10,8 @@ from fastapi.testclient import TestClient
 
 from models import crash
 from models.blobs import Blobs, blobs
-from models.db import engine
 from models.tables import File, Upload, UploadPart
+from tests.api.dying import die
 from tests.api.parts import PIECES, ROWS, UPLOADS, add, added, announce, begun, complete, count, refused
 
 
@@ -89,31 +85,16 @@ def test_the_same_bytes_elsewhere_stay_when_an_upload_goes(app: TestClient) -> N
     assert app.get(f"/v1/files/{file}/content").content == ROWS
 
 
-def die(app: TestClient, point: str, send: Callable[[], object]) -> None:
-    """A copy of this process sends, and is killed at `point`."""
-    engine().dispose()
-    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of threads that the copy does not use
-        pid = os.fork()
-    if pid == 0:
-        try:
-            signal.alarm(120)
-            crash._WANTED = crash._wanted(point)
-            send()
-        finally:
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
-
-
 @pytest.mark.parametrize("point", crash.POINTS["upload"])
 def test_a_server_that_dies_leaves_all_of_the_file_or_nothing(app: TestClient, point: str) -> None:
     upload = begun(app)
     if point == "upload.part_stored":
-        die(app, point, lambda: add(app, upload, PIECES[0]))
+        die(point, lambda: add(app, upload, PIECES[0]))
         assert count(UploadPart) == 0
         ids = added(app, upload)
     else:
         ids = added(app, upload)
-        die(app, point, lambda: complete(app, upload, ids))
+        die(point, lambda: complete(app, upload, ids))
     made = point == "upload.after_commit"
     assert [file["bytes"] for file in app.get("/v1/files").json()["data"]] == [len(ROWS)] * made
     assert count(UploadPart) == (0 if made else 3)
