@@ -6,14 +6,12 @@ in the service.
 """
 
 import ctypes
-import fcntl
 import logging
 import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,21 +80,19 @@ def run_semisup(order: Order, keep: PipeKeep) -> None:
     if not order["assist"]:
         for note in notes:
             keep.note(note)
-    cache = Path(order["cache"])
     with open_outside(order["outside"]) as outside:
-        with _alone(cache):  # two runners must not build the bundled LM into one folder
-            lab = Lab(
-                order["base"],
-                name=order["name"],
-                cache=cache,
-                device=order["device"],
-                threads=order["threads"],
-                tick=keep.tick,
-                shelf=keep.shelf,
-                outside=outside,
-            )
-            for name in outside.lms:
-                lab.beside(name)
+        lab = Lab(
+            order["base"],
+            name=order["name"],
+            cache=Path(order["cache"]),
+            device=order["device"],
+            threads=order["threads"],
+            tick=keep.tick,
+            shelf=keep.shelf,
+            outside=outside,
+        )
+        for name in outside.lms:
+            lab.beside(name)
         check_responses(lab, inputs, files["labeled"])
         fork = order["fork"]
     outcome = run_job(
@@ -112,14 +108,6 @@ def run_semisup(order: Order, keep: PipeKeep) -> None:
     )
     if outcome.decision.reason == "worse" and not order["assist"]:
         keep.note(str(outcome.report.body["summary"]))  # the adapter of this name is the labels-only one: worth an event
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _stop_when_told(keep: PipeKeep) -> None:
