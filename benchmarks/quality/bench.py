@@ -68,7 +68,8 @@ class Piece:
         if self.arm.kind == "vanilla":
             return [self.spec.system_prompt, self.spec.hyperparameters.max_length, self.spec.propagation.max_new_tokens]
         if self.arm.kind in ("early", "gold"):
-            return [lineage.fingerprint(self.spec, "warmup"), self.spec.evaluation.dev_fraction, self.horizon()]
+            drop = self.spec.evolve.token_drop
+            return [lineage.fingerprint(self.spec, "warmup"), self.spec.evaluation.dev_fraction, self.horizon(), drop]
         other = [] if self.arm.same_size_as is None else [self.other(self.arm.same_size_as).fingerprint]
         return [self.whole, *other]
 

@@ -82,6 +82,12 @@ def test_a_voter_that_knows_nothing_is_gated_out():
     assert bad < 0.05
 
 
+def test_a_few_rows_move_the_weights_less_than_many_that_say_the_same():
+    spoken, truth = population((0.9, 0.6), 400)
+    few, many = fit_weights(spoken[:, :40], truth[:40]), fit_weights(np.tile(spoken[:, :40], (1, 40, 1)), truth[:40] * 40)
+    assert 0 < few[0] - few[1] < 0.8 * (many[0] - many[1])
+
+
 def test_weights_make_the_pool_calibrated_where_votes_are_too_sure_of_themselves():
     spoken, truth = population((0.7,), 1000)
     (weight,) = fit_weights(spoken, truth)

@@ -8,6 +8,7 @@ from worker.semisup.answers import Answers
 from worker.semisup.errors import SpecError
 from worker.semisup.spec import DEFAULT_COLLABORATORS, POOLED_COLLABORATORS, AutoSelection, JobSpec, KeepAll, Percentile
 
+TOKEN_DROP = 0.15  # of the words of a question with a closed set of answers; of an open one each word may be the point
 CLOSED_VIEWS = ("logistic", "self_training", "label_propagation")  # collaborators that are classifiers
 
 
@@ -32,6 +33,8 @@ def settle(spec: JobSpec, answers: Answers) -> JobSpec:
         evolve = evolve.model_copy(update={"relabel": pooled})
     if evolve.objective == "auto":
         evolve = evolve.model_copy(update={"objective": "weighted_sft" if pooled else "sft"})
+    if evolve.token_drop == "auto":
+        evolve = evolve.model_copy(update={"token_drop": TOKEN_DROP if closed else 0.0})
     if isinstance(selection, AutoSelection):
         caps = selection.caps
         if pooled and caps.contradictions == "auto":

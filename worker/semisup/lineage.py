@@ -92,7 +92,9 @@ ROUND: Mapping[str, Reads] = {
 
 # Stages outside rounds. "taken" is the round whose adapter the controls are compared with.
 OUTSIDE: Mapping[str, Reads] = {
-    "labels-only/stop": Reads(("evaluation.dev_fraction", "hyperparameters", "warmup"), ("prompts", "taken")),
+    "labels-only/stop": Reads(
+        ("evaluation.dev_fraction", "hyperparameters", "warmup", "evolve.token_drop"), ("prompts", "taken")
+    ),
     "labels-only/early": Reads((), ("labels-only/stop",)),
     "labels-only/validate": Reads((CHUNK,), ("labels-only/early", "held-out")),
     "labels-only/matched": Reads(("evolve", "hyperparameters", "propagation.k"), ("prompts", "taken")),

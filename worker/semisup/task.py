@@ -48,6 +48,11 @@ class Task:
         return min(longest + spare, max(longest, most)) if given == "auto" else given
 
     @property
+    def token_drop(self) -> float:
+        """Share of a question's words that are left out in training; what "auto" is has been settled (automatic.py)."""
+        return float(self.spec.evolve.token_drop)
+
+    @property
     def justify_tokens(self) -> int:
         given = self.spec.resolve.max_new_tokens
         return self.max_new_tokens + JUSTIFY_TOKENS if given == "auto" else given

@@ -21,7 +21,7 @@ PAPER: Mapping[str, Any] = {
     },
     "resolve": {"resolver": "justify"},
     "selection": {"strategy": "percentile", "theta": 50.0, "caps": {"contradictions": "keep"}},
-    "evolve": {"objective": "sft", "relabel": False},
+    "evolve": {"objective": "sft", "relabel": False, "token_drop": 0.0},
     "calibration": {"mode": "off"},
 }
 
@@ -43,7 +43,7 @@ PROFILES: Mapping[str, Mapping[str, Any]] = {
         "selection": {"strategy": "percentile", "theta": 30.0, "scope": "disputed", "caps": {"contradictions": "keep"}},
         "calibration": {"mode": "off"},
         "evolve": {"data": "selected", "format": "plain", "learning_rate_factor": 0.01}
-        | {"objective": "sft", "relabel": False},
+        | {"objective": "sft", "relabel": False, "token_drop": 0.0},
     },
 }
 

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from worker.semisup.spec.base import Auto, Spec, check_bounds
 
 MAX_EPOCHS = 1000
+MAX_TOKEN_DROP = 0.5
 Format = Literal["auto", "plain", "in_context", "mixed"]
 
 
@@ -67,8 +68,10 @@ class Evolve(Spec):
     objective: Literal["auto", "sft", "weighted_sft"] = Field(
         "auto", description="`weighted_sft` scales a pseudo-response by exp(-mean_nll). auto: weighted with resolver pool."
     )
-    token_drop: float = Field(
-        0.0, ge=0, le=0.5, description="Share of the question's words left out of a training prompt, drawn anew each epoch."
+    token_drop: float | Auto = Field(
+        "auto",
+        description="0 to 0.5: share of the question's words left out of a training prompt, drawn anew each epoch, in the "
+        "controls too. auto: 0.15 where answers are a closed set, else 0.",
     )
     n_epochs: int | Auto = Field("auto", description="1 to 1000; overrides hyperparameters.n_epochs for this stage.")
     learning_rate_factor: float = Field(1.0, gt=0, le=100, description="Times the warm-up's learning rate.")
@@ -76,4 +79,5 @@ class Evolve(Spec):
     @model_validator(mode="after")
     def _bounds(self) -> "Evolve":
         check_bounds("n_epochs", self.n_epochs, 1, MAX_EPOCHS)
+        check_bounds("token_drop", self.token_drop, 0, MAX_TOKEN_DROP)
         return self

@@ -19,7 +19,7 @@ from worker.semisup.data import Ballot, Candidate, Vote
 Floats = NDArray[np.float64]
 
 EVEN_SHARE = 0.01  # of every distribution: no single vote can rule an answer out
-PENALTY = 0.01  # on the squared distance of the weights from equal ones, per calibration row's likelihood
+PRIOR_ROWS = 12.0  # nats per squared distance of the weights from equal ones: few rows do not rank views (docs/LOG.md)
 MAX_WEIGHT = 3.0
 DECIMALS = 6
 
@@ -76,6 +76,7 @@ def fit_weights(spoken: Floats, truth: Sequence[int]) -> tuple[float, ...]:
     if not rows:
         return tuple(equal for _ in range(voters))
     log, index, target = np.log(spoken), np.arange(rows), np.asarray(truth)
+    penalty = PRIOR_ROWS / rows
 
     def loss(weights: Floats) -> tuple[float, Floats]:
         scores = np.tensordot(weights, log, axes=1)  # (rows, classes)
@@ -85,7 +86,7 @@ def fit_weights(spoken: Floats, truth: Sequence[int]) -> tuple[float, ...]:
         nll = float((np.log(norm[:, 0]) + top[:, 0] - scores[index, target]).mean())
         slope = ((mass / norm)[None] * log).sum(axis=2).mean(axis=1) - log[:, index, target].mean(axis=1)
         away = weights - equal
-        return nll + PENALTY * float(away @ away), slope + 2 * PENALTY * away
+        return nll + penalty * float(away @ away), slope + 2 * penalty * away
 
     found: Any = minimize(loss, np.full(voters, equal), jac=True, bounds=[(0.0, MAX_WEIGHT)] * voters, method="L-BFGS-B")
     return tuple(round(float(w), DECIMALS) for w in found.x)

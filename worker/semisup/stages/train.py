@@ -1,8 +1,10 @@
 """The trainings of a job: warm-up, evolve, and the two labels-only controls. All of them are `fit` on differing data."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+
+from scipy.stats import binomtest
 
 from worker.semisup.data import Adapter, Example, Neighbours, Query, Sample, Selection, StopChoice
 from worker.semisup.lm import Lm
@@ -14,6 +16,7 @@ from worker.semisup.stages.neighbours import neighbours_of
 from worker.semisup.task import FORMS, Task
 
 STOPS_TRIED = 12  # at most this many epochs are looked at on the dev split
+STOP_LEVEL = 0.05  # of the test by which an epoch is worse than the best one
 
 
 def own_neighbours(task: Task) -> Neighbours:
@@ -39,7 +42,7 @@ def evolve(
     labeled = task.split.labeled if task.spec.evolve.data == "labeled+selected" else ()
     examples = (*labeled, *pseudo)
     recipe = task.recipe("evolve", len(examples))
-    tokens, objective = _evolve_tokens(task, examples, recipe.format, neighbours, seed), task.spec.evolve.objective
+    tokens, objective = _thinned_tokens(task, examples, recipe.format, neighbours, seed), task.spec.evolve.objective
     return fit(task.lab, start, tokens, recipe, task.spec.hyperparameters, seed=seed, objective=objective)
 
 
@@ -61,39 +64,54 @@ def horizon(task: Task, *adapters: Adapter | None) -> int:
 
 
 def choose_stop(task: Task, epochs: int, start: Adapter | None = None) -> StopChoice:
-    """The epoch, of at most `epochs`, at which labels-only training from `start` is best on a labeled dev split.
+    """The epoch, of at most `epochs`, at which labels-only training from `start` is stopped, by a labeled dev split.
 
-    Trained in the warm-up's format, neighbours shown where the warm-up shows them: the best recipe for labels alone that this
-    project knows. Best by accuracy, then by the dev answers' NLL. The dev split is drawn from the labeled file alone.
+    Trained in the warm-up's format, neighbours shown where the warm-up shows them, words left out as evolve leaves them out:
+    the best recipe for labels alone that this project knows. Chosen is the last epoch that the dev split does not show to be
+    worse than the best one: a few dev rows rank epochs by chance, and the best of them stopped it far too early (docs/LOG.md).
+    The dev split is drawn from the labeled file alone.
     """
     train, dev = _dev_split(task)
     recipe = replace(task.recipe("warmup", len(train)), n_epochs=epochs)
     every = max(1, math.ceil(epochs / STOPS_TRIED))
-    tried: list[Sequence[float]] = []  # epoch, accuracy, minus the mean NLL, tokens of the answers
-    answered = task.tokens(dev, "plain")
-    prompts, responses = [one.prompt for one in answered], [one.response for one in answered]
+    tried: list[tuple[int, Sequence[bool], int]] = []  # epoch, dev rows that are right, tokens of the answers
 
-    def look(epoch: int, lm: Lm) -> Sequence[float] | None:
+    def look(epoch: int, lm: Lm) -> tuple[int, Sequence[bool], int] | None:
         if epoch % every and epoch != epochs:
             return None
         given = predictions_of(task, lm, dev, None)
-        accuracy, likely = sum(p.correct for p in given) / len(dev), -sum(lm.score(prompts, responses)) / len(dev)
-        return epoch, accuracy, likely, sum(p.tokens for p in given)
+        return epoch, [p.correct for p in given], sum(p.tokens for p in given)
 
-    tokens = _labels_only_tokens(task, train, recipe.format)
     seed = derive_seed(task.spec.seed, "labels-only", "dev")
+    tokens = _labels_only_tokens(task, train, recipe.format, seed)
     made = fit(task.lab, start, tokens, recipe, task.spec.hyperparameters, seed=seed, after_epoch=look, looked=tried)
-    best = max(tried, key=lambda t: (t[1], t[2]))
-    cost = made.trained_tokens + sum(int(t[3]) for t in tried)
-    return StopChoice(int(best[0]), epochs, tuple((int(t[0]), t[1]) for t in tried), len(dev), cost, made.notes)
+    cost = made.trained_tokens + sum(tokens for _, _, tokens in tried)
+    chosen = last_as_good({epoch: right for epoch, right, _ in tried})
+    looks = tuple((epoch, sum(right) / len(dev)) for epoch, right, _ in tried)
+    return StopChoice(chosen, epochs, looks, len(dev), cost, made.notes)
+
+
+def last_as_good(looks: Mapping[int, Sequence[bool]]) -> int:
+    """The last epoch than which the best is not shown to be better. Epoch -> which dev rows were right.
+
+    Shown: the exact one-sided sign test of the rows on which the two differ (McNemar 1947), at STOP_LEVEL.
+    """
+    best = max(looks, key=lambda epoch: (sum(looks[epoch]), epoch))
+
+    def worse(epoch: int) -> bool:
+        pairs = list(zip(looks[best], looks[epoch], strict=True))
+        won, lost = sum(b and not e for b, e in pairs), sum(e and not b for b, e in pairs)
+        return bool(won + lost) and binomtest(won, won + lost, alternative="greater").pvalue <= STOP_LEVEL
+
+    return max(epoch for epoch in looks if not worse(epoch))
 
 
 def labels_only_early(task: Task, stop: StopChoice, start: Adapter | None = None) -> Adapter:
-    """The strict control: all labels, the dev split's schedule, stopped at the epoch it chose."""
+    """The strict control: all labels, the dev split's schedule and left-out words, stopped at the epoch it chose."""
     labeled = task.split.labeled
     recipe = replace(task.recipe("warmup", len(labeled)), n_epochs=stop.horizon)
     seed = derive_seed(task.spec.seed, "labels-only", "early")
-    tokens = _labels_only_tokens(task, labeled, recipe.format)
+    tokens = _labels_only_tokens(task, labeled, recipe.format, seed)
     return fit(task.lab, start, tokens, recipe, task.spec.hyperparameters, seed=seed, stop_after=stop.epochs)
 
 
@@ -102,24 +120,24 @@ def labels_only_matched(task: Task, start: Adapter | None, steps: int, neighbour
     labeled = task.split.labeled
     recipe = task.recipe("evolve", len(labeled))
     seed = derive_seed(task.spec.seed, "labels-only", "matched")
-    tokens = _evolve_tokens(task, labeled, recipe.format, neighbours, seed)
+    tokens = _thinned_tokens(task, labeled, recipe.format, neighbours, seed)
     return fit(task.lab, start, tokens, recipe, task.spec.hyperparameters, seed=seed, steps=steps)
 
 
-def _evolve_tokens(
-    task: Task, examples: Sequence[Example], format: str, neighbours: Neighbours, seed: int
+def _thinned_tokens(
+    task: Task, examples: Sequence[Example], format: str, neighbours: Neighbours | None, seed: int
 ) -> Sequence[Tokens] | PerEpoch:
-    share = task.spec.evolve.token_drop
-    if share:
-        return task.dropped_tokens(examples, format, neighbours, share, seed)
+    """`examples` in a format, words left out where the spec has some left out."""
+    if task.token_drop:
+        return task.dropped_tokens(examples, format, neighbours, task.token_drop, seed)
     return task.tokens(examples, format, neighbours)
 
 
-def _labels_only_tokens(task: Task, examples: Sequence[Example], format: str) -> list[Tokens]:
-    """`examples` in a format, with neighbours among themselves: a dev row is nobody's demonstration."""
+def _labels_only_tokens(task: Task, examples: Sequence[Example], format: str, seed: int) -> Sequence[Tokens] | PerEpoch:
+    """With neighbours among themselves: a dev row is nobody's demonstration."""
     shown = FORMS[format] != (False,)
     near = neighbours_of(task.lab, [e.query for e in examples], examples, task.spec.propagation.k) if shown else None
-    return task.tokens(examples, format, near)
+    return _thinned_tokens(task, examples, format, near, seed)
 
 
 def _dev_split(task: Task) -> Parts:
