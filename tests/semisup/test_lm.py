@@ -9,7 +9,7 @@ import torch
 from worker.semisup.bundled import build_bundled
 from worker.semisup.data import Message
 from worker.semisup.errors import LmNotFound
-from worker.semisup.lm import Lab, SeededSampler
+from worker.semisup.lm import Lab, SeededSampler, response_nll
 
 
 def prompts(lab: Lab) -> list[list[int]]:
@@ -39,17 +39,18 @@ def test_generation_reports_the_nll_that_teacher_forcing_gives(lab):
     assert [g.tokens for g in made] == [1] * 4
 
 
-def test_score_is_the_mean_over_response_tokens_whatever_the_batch(lab):
+def test_the_nll_of_a_response_is_the_same_alone_and_beside_longer_ones(lab):
     rows, responses = prompts(lab), [[5], [6, 7], [8, 9, 10], [11]]
-    with lab.lm(None) as lm:
-        together = lm.score(rows, responses)
-        alone = [lm.score([p], [r])[0] for p, r in zip(rows, responses, strict=True)]
-    assert together == pytest.approx(alone, abs=1e-4)
+    with lab.lm(None) as lm, torch.inference_mode():
+        nll, mask = response_nll(lm.network, lab, rows, responses)
+        alone = [response_nll(lm.network, lab, [p], [r])[0].sum() for p, r in zip(rows, responses, strict=True)]
+    assert mask.sum(1).tolist() == [1, 2, 3, 1]
+    assert nll.sum(1).tolist() == pytest.approx([float(one) for one in alone], abs=1e-3)
 
 
 def test_an_empty_response_is_an_error_not_a_division_by_zero(lab):
     with lab.lm(None) as lm, pytest.raises(ValueError, match="no tokens"):
-        lm.score([[1, 2]], [[]])
+        response_nll(lm.network, lab, [[1, 2]], [[]])
 
 
 def test_sampling_follows_the_tempered_distribution_and_the_nll_the_untempered_one():

@@ -42,6 +42,7 @@ def test_a_selection_without_a_strategy_means_the_usual_one():
         ({"rouns": 3}, "rouns"),
         ({"hyperparameters": {"n_epochs": 0}}, "hyperparameters"),
         ({"hyperparameters": {"learning_rate": 0.0}}, "hyperparameters"),
+        ({"evolve": {"token_drop": 0.6}}, "evolve"),
         ({"selection": {"strategy": "zip"}}, "selection"),
         ({"propagation": {"k": "3"}}, "propagation.k"),
         ({"propagation": {"collaborators": [{"name": "a"}, {"name": "a"}]}}, "propagation"),
@@ -60,13 +61,13 @@ def test_what_does_not_fit_is_refused_by_its_path(given, param):
 def test_auto_pools_where_answers_are_a_closed_set():
     spec = settle(JobSpec(), Answers("choice"))
     assert (spec.resolve.resolver, spec.calibration.mode, spec.selection.strategy) == ("pool", "cross_fit", "all")
-    assert (spec.evolve.objective, spec.evolve.relabel) == ("weighted_sft", True)
+    assert (spec.evolve.objective, spec.evolve.relabel, spec.evolve.token_drop) == ("weighted_sft", True, 0.15)
     assert [c.view for c in spec.propagation.named] == ["lm", "lm", "self_training", "label_propagation"]
 
 
 def test_auto_takes_the_papers_steps_where_answers_are_open():
     spec, paper = settle(JobSpec(), Answers("number")), load_spec({"profile": "paper"})
-    assert (spec.resolve.resolver, spec.calibration.mode) == ("justify", "off")
+    assert (spec.resolve.resolver, spec.calibration.mode, spec.evolve.token_drop) == ("justify", "off", 0.0)
     assert (spec.propagation, spec.selection, spec.evolve) == (paper.propagation, paper.selection, paper.evolve)
 
 

@@ -310,18 +310,6 @@ class Lm:
             for row, nll, count in zip(produced, sampler.nll, sampler.tokens, strict=True)
         ]
 
-    def score(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> list[float]:
-        """Mean NLL of each response given its prompt, nats per token, by teacher forcing. Empty responses are an error."""
-        out: list[float] = []
-
-        def work(rows: Sequence[int]) -> list[float]:
-            nll, mask = response_nll(self.network, self.lab, [prompts[i] for i in rows], [responses[i] for i in rows])
-            return (nll.sum(1) / mask.sum(1)).tolist()
-
-        for _, means in self.lab.batches.of(range(len(prompts)), work):
-            out.extend(means)
-        return out
-
 
 def pad_left(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """(batch, seq) ids and attention mask, padding on the left so that every row ends where the response begins."""
