@@ -114,10 +114,12 @@ def table(report: dict[str, Any]) -> None:
         gap = f"{100 * row['difference']:+.1f} ± {100 * row['half_width']:.1f}" if row else ""
         say(f"{arm['title']:<44} {100 * arm['accuracy']:>7.1f}%   {low:.1f} to {high:.1f}   {gap}")
     say(f"\n{report['summary']}")
-    strict, matched = against.get("labels_only_early"), against.get("labels_only_matched")
-    if strict and matched:
-        beats = strict["difference"] > 0 and matched["difference"] > 0
-        say(f"Evolved {'beats' if beats else 'does not beat'} both labels-only arms on these rows.")
+    controls = [row for name in ("labels_only_early", "labels_only_matched") if (row := against.get(name))]
+    above = [row for row in controls if row["difference"] > 0]
+    shown = [row for row in above if row["difference"] > row["half_width"]]
+    if controls:
+        rest = f"{len(above)} of {len(controls)} labels-only arms on these rows, {len(shown)} of them by more than the interval"
+        say(f"Evolved is above {rest}.")
     for arm in report["arms"]:
         row = against.get(arm["name"])
         if row and row["difference"] < 0:
