@@ -39,7 +39,7 @@ def _run(args: argparse.Namespace, argv: Sequence[str]) -> None:
     from benchmarks.quality.stages import CachedLab
     from benchmarks.quality.tasks import find_tasks
 
-    tasks, arms = find_tasks(args.tasks), load_arms()
+    tasks, arms = find_tasks(args.tasks), load_arms(*([args.arms_file] if args.arms_file else []))
     if args.data is None and any(task.root == "data" for task in tasks):
         raise BenchError(
             "The benchmark runs on real data sets: give the folder that holds banking77/, clinc150/ and fpb/ as --data PATH, "
@@ -97,6 +97,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--tasks", help="comma-separated names or task files; default: all that are not optional")
     parser.add_argument("--seeds", type=seeds, default=seeds("0-4"), help="e.g. 0-4 or 0,2,7")
     parser.add_argument("--arms", help="comma-separated names; default: all of arms.yaml")
+    parser.add_argument("--arms-file", type=Path, help="other arms than benchmarks/quality/arms.yaml")
     parser.add_argument("--lm", default=LM, help="folder of a causal LM, or bundled:N")
     parser.add_argument("--lm-name", help="what results call it; default: --lm, or the folder's own name")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")

@@ -30,6 +30,15 @@ def held(path: Path, *, wait: bool = False, poll_seconds: float = 1.0) -> Iterat
         path.unlink(missing_ok=True)
 
 
+def busy(path: Path) -> bool:
+    """Whether a live process other than this one holds the lock."""
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        return False
+    return _alive(found) and found != owner(os.getpid())
+
+
 def owner(pid: int) -> dict[str, object]:
     """What says which process this is: its number alone would be used again."""
     return {"host": socket.gethostname(), "pid": pid, "born": _born(pid)}

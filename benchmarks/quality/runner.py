@@ -3,7 +3,7 @@
 import sys
 import time
 import traceback
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,13 +14,15 @@ from benchmarks.quality.arms import Arm, Arms
 from benchmarks.quality.bench import Bench, Piece, sha
 from benchmarks.quality.draw import draw
 from benchmarks.quality.errors import BenchError
-from benchmarks.quality.locks import Busy, held
+from benchmarks.quality.locks import Busy, busy, held
 from benchmarks.quality.rows import Loaded, load_rows
 from benchmarks.quality.run_piece import run_piece
 from benchmarks.quality.stages import CachedLab
 from benchmarks.quality.tasks import TaskFile
 
 NO_TEST = frozenset(("train", "labeled", "unlabeled"))
+BAND = 10  # of priority
+POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -42,31 +44,61 @@ class Plan:
 
 
 def run(plan: Plan, lab: CachedLab) -> Counter[str]:
-    """How many pieces ended as done, kept, failed, stale or elsewhere (another process has them). Seeds are outermost."""
+    """How many pieces ended as done, kept, failed, stale or elsewhere (another process has them).
+
+    A piece whose stages another process is just making comes later: nothing is done twice, and nobody stands and waits.
+    """
     started, began = time.monotonic(), _now()
     ended: Counter[str] = Counter()
     rows: dict[str, Loaded] = {}
-    for bench in _benches(plan, lab, rows, ended):
-        for arm in plan.chosen:
+    groups, unchanged = deque(_order(plan)), 0
+    while groups:
+        task, seed, arms = groups.popleft()
+        bench: Bench | None = None
+        later: list[Arm] = []
+        for arm in arms:
             if plan.minutes is not None and time.monotonic() - started > 60 * plan.minutes:
                 ended["not begun"] += 1
                 continue
-            word = _one(plan, bench, arm, began)
-            ended[word] += 1
+            bench = bench or _bench(plan, lab, rows, task, seed)
+            if _waits(plan, bench, arm):
+                later.append(arm)
+            else:
+                ended[_one(plan, bench, arm, began)] += 1
+        if later:
+            groups.append((task, seed, later))
+        unchanged = unchanged + 1 if later == arms else 0
+        if groups and unchanged >= len(groups):
+            time.sleep(POLL_SECONDS)
+            unchanged = 0
     return ended
 
 
-def _benches(plan: Plan, lab: CachedLab, rows: dict[str, Loaded], ended: Counter[str]) -> Iterator[Bench]:
-    for seed in plan.seeds:
-        for task in plan.tasks:
-            if task.name not in rows:
-                rows[task.name] = load_rows(task, plan.data, **({"roles": NO_TEST} if plan.dev else {}))
-            drawn = draw(task, rows[task.name], seed, dev=plan.dev)
-            split = drawn.split
-            texts = [q.question for q in split.unlabeled]
-            texts += [e.query.question for e in (*split.labeled, *split.held_out, *split.validation)]
-            lab.remember(texts, plan.work / "embeddings" / task.name / str(seed) / f"{sha(sorted(set(texts)))[:16]}.npz")
-            yield Bench(task, seed, drawn, lab, plan.arms, plan.work, plan.code, watch)
+def _order(plan: Plan) -> Iterator[tuple[TaskFile, int, list[Arm]]]:
+    """The tens of priority outermost, then seeds, then tasks: a run that is stopped early has whole comparisons."""
+    for band in sorted({arm.priority // BAND for arm in plan.chosen}):
+        arms = [arm for arm in plan.chosen if arm.priority // BAND == band]
+        for seed in plan.seeds:
+            for task in plan.tasks:
+                yield task, seed, arms
+
+
+def _waits(plan: Plan, bench: Bench, arm: Arm) -> bool:
+    """Whether another process is at the piece of which this arm takes most of its stages over."""
+    shares = (arm.of, arm.same_size_as) if arm.kind in ("job", "matched") else ()
+    paths = [results.path_of(plan.results, bench.task.name, bench.seed, name) for name in shares if name]
+    return any(busy(path.with_suffix(".lock")) for path in paths)
+
+
+def _bench(plan: Plan, lab: CachedLab, rows: dict[str, Loaded], task: TaskFile, seed: int) -> Bench:
+    if task.name not in rows:
+        rows[task.name] = load_rows(task, plan.data, **({"roles": NO_TEST} if plan.dev else {}))
+    drawn = draw(task, rows[task.name], seed, dev=plan.dev)
+    split = drawn.split
+    texts = [q.question for q in split.unlabeled]
+    texts += [e.query.question for e in (*split.labeled, *split.held_out, *split.validation)]
+    lab.remember(texts, plan.work / "embeddings" / task.name / str(seed) / f"{sha(sorted(set(texts)))[:16]}.npz")
+    return Bench(task, seed, drawn, lab, plan.arms, plan.work, plan.code, watch)
 
 
 def _one(plan: Plan, bench: Bench, arm: Arm, began: str) -> str:
