@@ -69,6 +69,21 @@ def test_a_halved_micro_batch_stays_halved_after_an_interruption(lab, tmp_path, 
     assert len(run.notes) == len(made.notes) == 1
 
 
+def test_a_network_without_deterministic_kernels_is_trained_all_the_same_and_the_report_says_so(lab, tmp_path, monkeypatch):
+    quiet = Run(lab, tmp_path / "quiet")()
+    lab.exact = True
+    exact = Run(lab, tmp_path / "exact")()
+    assert exact == same(quiet)
+    assert not torch.are_deterministic_algorithms_enabled()
+    problem = RuntimeError("scatter_kernel does not have a deterministic implementation, but you set ...")
+    failing(monkeypatch, problem, lambda rows, calls: torch.are_deterministic_algorithms_enabled())
+    run = Run(lab, tmp_path / "run")
+    made = run()
+    assert made.sha256 == quiet.sha256
+    assert [code for code, _ in run.notes] == ["not_bit_reproducible"]
+    assert "another run may end with other bytes" in made.notes[0]
+
+
 def test_one_row_that_does_not_fit_is_a_clear_error(lab, tmp_path, monkeypatch):
     failing(monkeypatch, MemoryError(), lambda rows, calls: True)
     with pytest.raises(OutOfMemory, match="A micro-batch of one row of warmup does not fit") as caught:

@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from worker.semisup.bundled import build_bundled
 from worker.semisup.data import Adapter, Message
+from worker.semisup.exact import suit_cuda
 from worker.semisup.folders import check_adapter_folder, check_lm_folder, revision, weights_sha256
 from worker.semisup.memory import Batches
 from worker.semisup.outside import Outside
@@ -91,6 +92,9 @@ class Lab:
         if threads:
             torch.set_num_threads(threads)
         self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        self.exact = self.device.type == "cuda"  # trainings ask for deterministic kernels; on CPUs all of them are
+        if self.device.type == "cuda":
+            suit_cuda()
         self.bf16 = precision == "bf16" or (precision == "auto" and has_bf16(self.device))
         self._mount = mount or Mount()
         self._beside: dict[str, Lab] = {}

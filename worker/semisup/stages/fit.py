@@ -19,6 +19,7 @@ from transformers import get_cosine_schedule_with_warmup
 
 from worker.semisup.data import Adapter
 from worker.semisup.errors import NonFiniteLoss, OutOfMemory, Stopped
+from worker.semisup.exact import exactly, is_inexact
 from worker.semisup.lm import Lab, Lm, response_nll
 from worker.semisup.memory import free, is_out_of_memory
 from worker.semisup.objectives import OBJECTIVES
@@ -274,23 +275,31 @@ def _gradients(lab: Lab, live: _Live, batch: Sequence[Tokens], plan: _Plan, jour
     """The gradients of one batch; returns the loss before the update.
 
     A micro-batch that does not fit is halved for good, down to one row: the same batch in more pieces, equal up to the
-    rounding of float sums (and other dropout masks, where there is dropout).
+    rounding of float sums (and other dropout masks, where there is dropout). A network that has no deterministic kernels is
+    trained without them from there on, and the report says that its bytes may differ.
     """
     while True:
         rows = min(journal.micro_batch_size, len(batch))
         drawn = torch.get_rng_state(), torch.cuda.get_rng_state(lab.device) if lab.device.type == "cuda" else None
         try:
-            return _step(live.accelerator, lab, live.network, batch, rows, plan.objective)
+            with exactly(lab.exact):
+                return _step(live.accelerator, lab, live.network, batch, rows, plan.objective)
         except Exception as problem:
-            if not is_out_of_memory(problem):
+            inexact = lab.exact and is_inexact(problem)
+            if not (inexact or is_out_of_memory(problem)):
                 raise
-            if rows == 1:
+            if rows == 1 and not inexact:
                 raise OutOfMemory("a micro-batch of one row", lab.shelf.stage) from None
         live.optimizer.zero_grad()
         free()
         torch.set_rng_state(drawn[0])
         if drawn[1] is not None:
             torch.cuda.set_rng_state(drawn[1], lab.device)
+        if inexact:
+            lab.exact = False
+            told = "this network has no deterministic kernels on this device; another run may end with other bytes."
+            _tell(lab, journal, told, "not_bit_reproducible")
+            continue
         journal.micro_batch_size = rows // 2
         told = f"a micro-batch of {rows} did not fit into memory at step {journal.step + 1}; {rows // 2} from here on."
         _tell(lab, journal, told, "batch_halved")
