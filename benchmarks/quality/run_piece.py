@@ -8,7 +8,7 @@ from benchmarks.quality.bench import Piece, random_share
 from benchmarks.quality.cheap import CHEAP
 from worker.semisup.data import Adapter, Example, Prediction
 from worker.semisup.round import RoundResult
-from worker.semisup.spec import KeepAll, RandomShare
+from worker.semisup.spec import RandomShare
 from worker.semisup.stages.evaluate import evaluate
 from worker.semisup.stages.train import choose_stop, labels_only_early, labels_only_matched, own_neighbours
 from worker.semisup.task import Task
@@ -85,13 +85,14 @@ def job(piece: Piece) -> Result:
 
 
 def of_the_same_size(piece: Piece) -> Piece:
-    """With a random selector that keeps the other arm's share; of everything there is but one choice."""
+    """With a random selector that keeps the other arm's share; of everything there is but one choice, which the other made."""
     other = piece.other(piece.arm.same_size_as or "")
     keep = other.keep()
     piece.bench.lab.tick = keep.tick
     size = random_share(other.rounds(other.task(), keep)[0])
-    selection = RandomShare(share=size) if size < 1 else KeepAll()
-    return replace(piece, spec=piece.spec.model_copy(update={"selection": selection}))
+    if size == 1:
+        return replace(piece, spec=other.spec)
+    return replace(piece, spec=piece.spec.model_copy(update={"selection": RandomShare(share=size)}))
 
 
 def one_round(piece: Piece, task: Task, result: RoundResult, checked: Sequence[Prediction]) -> Result:
