@@ -165,7 +165,7 @@ def test_auto_means_the_papers_recipe_for_large_lms_and_more_passes_for_small_on
     assert small.n_epochs > 2
     assert small.format == "mixed"
     many = [resolve_recipe(Training(), stage, examples=1885, parameters=10**6).n_epochs for stage in ("warmup", "evolve")]
-    assert many == [2, 6]
+    assert many == [6, 6]
     given = resolve_recipe(Training(learning_rate=0.01, n_epochs=5), "evolve", examples=60, parameters=10**6, factor=0.1)
     assert math.isclose(given.learning_rate, 0.001)
     assert given.n_epochs == 5

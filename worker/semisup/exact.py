@@ -9,6 +9,7 @@ bytes: forward and backward run with `torch.use_deterministic_algorithms`.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -28,14 +29,15 @@ def exactly(wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
-    before, filled = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    memory: Any = torch.utils.deterministic
+    before, filled = torch.are_deterministic_algorithms_enabled(), memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # every element is written before it is read
+    memory.fill_uninitialized_memory = False  # every element is written before it is read
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        memory.fill_uninitialized_memory = filled
 
 
 def is_inexact(problem: BaseException) -> bool:
