@@ -21,14 +21,21 @@ def notes(grids: Grids) -> str:
         lines.append(f"- missing: {count} of {len(grids.tasks) * len(grids.seeds)} pieces of {grids.arms[arm]['title']}")
     for name in _same_as_ours(grids):
         lines.append(f"- {grids.arms[name]['title']} is the same job as {grids.arms[grids.roles['ours']]['title']} here")
+    for task in _several(grids.records, lambda r: r["task"], _device):
+        devices = sorted({_device(r) for r in grids.records if r["task"] == task})
+        lines.append(f"- the arms of {task} ran on several devices, whose last bits differ: {', '.join(devices)}")
     lines += [f"- careful: {words}; {AGAIN}" for words in mixed(grids)]
     return "## Notes\n\n" + "\n".join(lines) if lines else ""
 
 
 def mixed(grids: Grids) -> list[str]:
     """In which ways the records are not of one benchmark. Records are paired by name alone, so this is looked at here."""
-    wholes = (("code", "versions of the algorithm"), ("lm", "base LMs"), ("roles", "choices of default and control"))
+    wholes = (("lm", "base LMs"), ("roles", "choices of default and control"))
     found = [f"the pieces come from several {word}" for what, word in wholes if _differ(grids.records, lambda r, w=what: r[w])]
+    if _differ(grids.records, lambda r: r["code"]):
+        inside = _several(grids.records, lambda r: r["task"], lambda r: r["code"])
+        where = f", those of {', '.join(inside)} even within the task" if inside else ""
+        found.append(f"the pieces come from several versions of the algorithm{where}")
     if _differ(grids.records, lambda r: r["dev"]):
         found.append("some pieces were tested on left-over training rows (--dev), others on test rows")
     whole = [record for record in grids.records if record["unlabeled_ratio"] is None]
@@ -37,6 +44,10 @@ def mixed(grids: Grids) -> list[str]:
     for task, arm in _several(grids.records, lambda r: (r["task"], r["arm"]), lambda r: {**r["spec"], "seed": None}):
         found.append(f"the pieces of {arm} on {task} come from several specs")
     return found
+
+
+def _device(record: Record) -> str:
+    return str(record["environment"]["device"])
 
 
 def _several(records: Iterable[Record], group: Callable[[Record], Key], value: Callable[[Record], Any]) -> list[Any]:

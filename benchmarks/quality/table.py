@@ -19,7 +19,7 @@ def table(records: Sequence[Record]) -> str:
         return "# Does unlabeled data help?\n\nThere are no results yet.\n"
     grids = Grids(records)
     parts = [head(grids), judged(grids), sizes(grids), accuracies(grids), comparisons(grids), reduction(grids), pseudo(grids)]
-    parts += [ratio_curve(grids), rounds_curve(grids), notes(grids)]
+    parts += [ratio_curve(grids), rounds_curve(grids), notes(grids), commands(grids)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -43,9 +43,20 @@ def head(grids: Grids) -> str:
                 else "test rows are the same for every seed."
             ),
             f"Base LM: {words(lambda r: r['lm'])}. Machine: {machines}. Commit: {words(lambda r: r['commit'])}.",
-            f"Command: `{words(lambda r: r['command'])}`.",
+            *([f"Command: `{grids.records[0]['command']}`."] if len(_commands(grids)) == 1 else []),
         ]
     )
+
+
+def commands(grids: Grids) -> str:
+    """Where there were several: each with the number of its pieces."""
+    found = _commands(grids)
+    lines = [f"- {count} pieces: `{command}`" for command, count in found.most_common()]
+    return "## Commands\n\n" + "\n".join(lines) if len(found) > 1 else ""
+
+
+def _commands(grids: Grids) -> Counter[str]:
+    return Counter(record["command"] for record in grids.records)
 
 
 def _machine(record: Record) -> str:

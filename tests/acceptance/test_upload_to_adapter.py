@@ -113,7 +113,7 @@ def test_two_uploads_in_an_evolved_adapter_out(client, stack, tmp_path):
     downloads = {client.files.retrieve(file).filename: client.files.content(file).read() for file in job.result_files}
     report = json.loads(downloads["report.json"])
     arms = {arm["name"] for arm in report["arms"]}
-    assert {"vanilla", "knn_vote", "labels_only_early", "labels_only_matched", "evolved"} <= arms
+    assert {"vanilla", "knn_vote", "classifier", "labels_only_early", "labels_only_matched", "evolved"} <= arms
     assert len(content(client, job.id, "selected.jsonl").splitlines()) == len(selected)
 
     # the adapter loads where others load it, on the base it was trained on

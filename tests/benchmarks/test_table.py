@@ -124,7 +124,18 @@ def test_the_page_says_when_where_and_how_it_was_measured():
 
 def test_pieces_of_several_versions_are_pointed_out():
     records = everything(early=12, default=16)
-    assert "several versions of the algorithm" in table([*records[:-1], records[-1] | {"code": "d"}])
+    words = "careful: the pieces come from several versions of the algorithm"
+    assert f"{words}, those of t5 even within the task;" in table([*records[:-1], records[-1] | {"code": "d"}])
+    assert f"{words};" in table([r | {"code": "d"} if r["task"] == "t5" else r for r in records])
+
+
+def test_several_commands_and_devices_are_listed():
+    records = everything(early=12, default=16)
+    other = records[-1] | {"command": "bench --device cuda", "environment": records[-1]["environment"] | {"device": "a GPU"}}
+    text = table([*records[:-1], other])
+    assert "Command: " not in text
+    assert "## Commands\n\n- 59 pieces: `bench`\n- 1 pieces: `bench --device cuda`\n" in text
+    assert "- the arms of t5 ran on several devices, whose last bits differ: a GPU, cpu\n" in text
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_a_round_ends_with_an_adapter_that_peft_loads_and_a_report(run, llama, s
         "own-neighbours", "warmup", "neighbours", "views", "calibrate", "propagate", "agree", "select", "evolve", "evaluate"
     }  # fmt: skip
     names = [arm["name"] for arm in outcome.report.body["arms"]]
-    assert {"vanilla", "knn_vote", "labels_only_early", "labels_only_matched", "evolved"} <= set(names)
+    assert {"vanilla", "knn_vote", "classifier", "labels_only_early", "labels_only_matched", "evolved"} <= set(names)
     samples = [json.loads(line) for line in (root / "samples.jsonl").read_text().splitlines()]
     assert [s["query_id"] for s in samples] == [q.id for q in split.unlabeled]
     assert all(len(s["votes"]) == 4 and len(s["neighbours"]) == 2 and s["reason"] for s in samples)

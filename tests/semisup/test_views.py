@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from tests.semisup.builders import example, examples, queries
-from worker.semisup.spec import POOLED_COLLABORATORS, Collaborator
+from tests.semisup.builders import example, examples, queries, query
+from worker.semisup.data import Split
+from worker.semisup.spec import POOLED_COLLABORATORS, Collaborator, JobSpec
+from worker.semisup.stages.evaluate import evaluate_classifier
 from worker.semisup.stages.views import label_propagation, logistic, nearest_graph, self_training, shown, views_of
+from worker.semisup.task import make_task
 
 
 def unit(degrees: list[float]) -> np.ndarray:
@@ -88,3 +91,24 @@ def test_a_folds_rows_are_answered_without_their_own_labels(lab):
 def test_without_classifiers_nothing_is_embedded(monkeypatch, lab):
     monkeypatch.setattr(lab, "embed", lambda texts: pytest.fail("embedded for nobody"))
     assert views_of(lab, examples("l", 4), (), queries("u", 2), ("red", "blue"), [Collaborator(name="a")]).tables == {}
+
+
+def test_the_reports_classifier_learns_from_the_unlabeled_rows_and_never_from_those_it_is_judged_on(monkeypatch, lab):
+    """Labels at 0 and 90 degrees, unlabeled rows that pull the border to 58; asked at 50, alone and beside a crowd."""
+    places = {"item 0": 0, "item 1": 90} | {f"u{i}": angle for i, angle in enumerate([*range(5, 41, 5), *range(76, 90, 2)])}
+    places |= {"asked": 50} | {f"crowd {i}": 52 + i for i in range(5)}
+    monkeypatch.setattr(lab, "embed", lambda texts: unit([places[text] for text in texts]))
+    spec = JobSpec.model_validate({"answer": {"kind": "label"}})
+    labeled = (example("l0", "item 0", "low"), example("l1", "item 1", "high"))
+    pool = tuple(query(f"q{i}", f"u{i}") for i in range(15))
+    one = example("t", "asked", "low")
+
+    def said(unlabeled, *more):
+        task = make_task(lab, spec, Split(labeled, unlabeled, (), ()))
+        return [p.answer for p in evaluate_classifier(task, [one, *more])]
+
+    assert said(pool) == ["low"]
+    crowd = [example(f"c{i}", f"crowd {i}", "high") for i in range(5)]
+    assert said(pool, *crowd)[0] == "low"
+    assert said(()) == ["high"]
+    assert evaluate_classifier(make_task(lab, spec, Split(labeled[:1], (), (), ())), [one])[0].correct

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from worker.semisup.data import Adapter, Neighbours, Prediction, StopChoice
 from worker.semisup.keep import Keep
 from worker.semisup.round import RoundResult, joined
-from worker.semisup.stages.evaluate import evaluate, evaluate_knn
+from worker.semisup.stages.evaluate import evaluate, evaluate_classifier, evaluate_knn
 from worker.semisup.stages.neighbours import neighbours_of
 from worker.semisup.stages.train import choose_stop, horizon, labels_only_early, labels_only_matched, own_neighbours
 from worker.semisup.task import Task
@@ -41,6 +41,9 @@ def run_arms(task: Task, last: RoundResult | None, keep: Keep) -> list[Arm]:
     if task.spec.evaluation.baselines or not last:
         arms += lm_arms("vanilla", "vanilla (base LM)", None)
         arms.append(Arm("knn_vote", "kNN vote (no LM)", tuple(evaluate_knn(task, held_out, near)), True))
+        if task.answers.kind in ("choice", "label"):
+            said = keep("arms/classifier", lambda: evaluate_classifier(task, held_out))
+            arms.append(Arm("classifier", "classifier on embeddings (no LM)", tuple(said)))
         reach = horizon(task, last.warm, last.evolved) if last else horizon(task)
         origin = None if last else task.start  # a control knows nothing of unlabeled rows, those of earlier jobs included
         stop = keep("labels-only/stop", lambda: choose_stop(task, reach, origin))

@@ -99,6 +99,7 @@ OUTSIDE: Mapping[str, Reads] = {
     "labels-only/validate": Reads((CHUNK,), ("labels-only/early", "held-out")),
     "labels-only/matched": Reads(("evolve", "hyperparameters", "propagation.k"), ("prompts", "taken")),
     "arms/neighbours": Reads(("propagation.k",), ("held-out",)),
+    "arms/classifier": Reads((), ("held-out",)),
     "arms/vanilla": Reads((CHUNK,), ("prompts", "held-out")),
     "arms/vanilla-in-context": Reads((), ("arms/vanilla", "arms/neighbours")),
     "arms/labels_only_early": Reads((CHUNK,), ("labels-only/early", "held-out")),

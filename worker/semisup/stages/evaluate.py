@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from worker.semisup.data import Adapter, Example, Neighbours, Prediction
 from worker.semisup.lm import Lm
 from worker.semisup.stages.neighbours import knn_vote
+from worker.semisup.stages.views import self_trained
 from worker.semisup.task import Task
 
 
@@ -37,3 +38,19 @@ def evaluate_knn(task: Task, examples: Sequence[Example], neighbours: Neighbours
         answer, _ = knn_vote(neighbours, example.query, task.labeled, task.answers, k, meaning)
         out.append(Prediction(example.id, answer, 0.0, task.answers.same(answer, example.answer, meaning), 0))
     return out
+
+
+def evaluate_classifier(task: Task, examples: Sequence[Example]) -> list[Prediction]:
+    """Self-trained logistic regression on sentence embeddings of the labeled and unlabeled rows: what no LM is needed for.
+
+    For closed sets of answers. It learns before it is asked: `examples` are no part of what it trains itself on.
+    """
+    labeled = task.split.labeled
+    texts = [*(e.query.question for e in labeled), *(q.question for q in task.split.unlabeled)]
+    answers = [e.answer for e in labeled]
+    classifier = self_trained(task.lab.embed(texts), range(len(labeled)), answers)
+    units = task.lab.embed([e.query.question for e in examples])
+    said = classifier.predict(units).tolist() if classifier and len(units) else answers[:1] * len(examples)
+    return [
+        Prediction(e.id, given, 0.0, task.answers.same(given, e.answer), 0) for e, given in zip(examples, said, strict=True)
+    ]

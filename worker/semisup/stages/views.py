@@ -6,6 +6,7 @@ an answer of theirs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,30 +70,43 @@ def views_of(
 
 
 def self_training(units: NDArray[np.float32], taught: Sequence[int], classes: Sequence[int], count: int, k: int) -> Floats:
-    """Logistic regression that goes on with its own answers to all other rows, each weighted by how sure it was of it."""
-    probability = logistic(units, taught, classes, count, k)
-    others = np.setdiff1d(np.arange(len(units)), np.asarray(taught))
-    if len(set(classes)) == 1 or not len(others):
-        return probability
-    rows = np.concatenate([np.asarray(taught), others])
-    for _ in range(TURNS):
-        said = probability[others]
-        known = np.concatenate([np.asarray(classes), said.argmax(axis=1)])
-        sure = np.concatenate([np.ones(len(taught)), said.max(axis=1)])
-        fitted = LogisticRegression(C=INVERSE_PENALTY, max_iter=500).fit(units[rows], known, sample_weight=sure)
-        probability = np.zeros((len(units), count))
-        probability[:, fitted.classes_] = fitted.predict_proba(units)
-    return probability
+    """Logistic regression that goes on with its own answers to all other rows: see `self_trained`."""
+    return _said(self_trained(units, taught, classes), units, classes, count)
 
 
 def logistic(units: NDArray[np.float32], taught: Sequence[int], classes: Sequence[int], count: int, k: int) -> Floats:
     """Multinomial logistic regression on the labeled embeddings. One class alone is certain of itself."""
+    return _said(_fitted(units[list(taught)], list(classes)), units, classes, count)
+
+
+def self_trained(units: NDArray[np.float32], taught: Sequence[int], classes: Sequence[Any]) -> LogisticRegression | None:
+    """Logistic regression on rows `taught`, then TURNS times on all rows, its own answers weighted by how sure it was of them.
+
+    (n, d) units -> a classifier of the values in `classes`; None where there is but one of them.
+    """
+    fitted = _fitted(units[list(taught)], list(classes))
+    others = np.setdiff1d(np.arange(len(units)), np.asarray(taught))
+    if fitted is None or not len(others):
+        return fitted
+    rows = np.concatenate([np.asarray(taught), others])
+    for _ in range(TURNS):
+        said = fitted.predict_proba(units)[others]
+        known = np.concatenate([np.asarray(classes), fitted.classes_[said.argmax(axis=1)]])
+        sure = np.concatenate([np.ones(len(taught)), said.max(axis=1)])
+        fitted = LogisticRegression(C=INVERSE_PENALTY, max_iter=500).fit(units[rows], known, sample_weight=sure)
+    return fitted
+
+
+def _fitted(units: NDArray[np.float32], classes: Sequence[Any]) -> LogisticRegression | None:
+    return LogisticRegression(C=INVERSE_PENALTY, max_iter=500).fit(units, classes) if len(set(classes)) > 1 else None
+
+
+def _said(fitted: LogisticRegression | None, units: NDArray[np.float32], classes: Sequence[int], count: int) -> Floats:
     out = np.zeros((len(units), count))
-    if len(set(classes)) == 1:
+    if fitted is None:
         out[:, classes[0]] = 1.0
-        return out
-    fitted = LogisticRegression(C=INVERSE_PENALTY, max_iter=500).fit(units[list(taught)], list(classes))
-    out[:, fitted.classes_] = fitted.predict_proba(units)
+    else:
+        out[:, fitted.classes_] = fitted.predict_proba(units)
     return out
 
 
