@@ -1,12 +1,13 @@
 """Pieces are run once, resumed, claimed and retried; what is stale is said, never silently used or redone."""
 
 import json
+import os
 
 import pytest
 
 from benchmarks.quality import runner
 from benchmarks.quality.arms import Arms
-from benchmarks.quality.locks import held
+from benchmarks.quality.locks import held, owner
 from benchmarks.quality.results import path_of, read, state
 from benchmarks.quality.run_piece import scored
 from tests.benchmarks.pieces import ARMS, NoLab, plan
@@ -84,6 +85,34 @@ def test_a_piece_that_another_process_holds_is_left_to_it(tmp_path, ran):
         assert runner.run(given, NoLab()) == {"done": 2, "elsewhere": 1}
     assert ("tiny", 0, "default") not in ran
     assert list(given.results.rglob("*.lock*")) == []
+
+
+def test_a_piece_whose_stages_another_process_is_making_comes_after_the_others(tmp_path, ran, monkeypatch):
+    without = {"name": "no_x", "title": "n", "group": "ablation", "kind": "job", "of": "default", "priority": 0}
+    arms = Arms.model_validate(ARMS | {"arms": [*ARMS["arms"], without]})
+    given = plan(tmp_path, arms=arms, chosen=arms.pick("no_x,early"), seeds=[0])
+    lock = path_of(given.results, "tiny", 0, "default").with_suffix(".lock")
+    lock.parent.mkdir(parents=True)
+    lock.write_text(json.dumps(owner(os.getppid())))
+    slept = []
+
+    def sleep(seconds):  # the other process ends while this one has nothing else to do
+        slept.append(seconds)
+        lock.unlink()
+
+    monkeypatch.setattr(runner.time, "sleep", sleep)
+    assert runner.run(given, NoLab()) == {"done": 2}
+    assert [arm for _, _, arm in ran] == ["early", "no_x"]
+    assert slept == [runner.POLL_SECONDS]
+
+
+def test_tens_of_priority_run_outermost(tmp_path, ran):
+    late = [arm | {"priority": 10} if arm["name"] == "default" else arm for arm in ARMS["arms"]]
+    runner.run(plan(tmp_path, arms=Arms.model_validate(ARMS | {"arms": late})), NoLab())
+    assert [(seed, arm) for _, seed, arm in ran] == [
+        *((0, "early"), (0, "gold"), (1, "early"), (1, "gold")),
+        *((0, "default"), (1, "default")),
+    ]
 
 
 def test_a_failure_is_written_down_the_rest_goes_on_and_the_next_run_tries_again(tmp_path, ran, monkeypatch):
