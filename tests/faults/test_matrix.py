@@ -164,8 +164,10 @@ MATRIX: Mapping[str, Row] = {
             "semisup/test_training_faults.py::test_a_generation_batch_that_does_not_fit_is_halved",
             "faults/test_memory.py::test_a_training_in_a_process_with_too_little_memory_halves_its_micro_batch_and_ends",
             "worker/test_desk.py::test_what_did_not_fit_is_known_to_whoever_goes_on",
+            "semisup/test_gpu.py::test_micro_batches_are_halved_until_they_fit_a_small_card",
+            "semisup/test_gpu.py::test_a_card_that_holds_not_even_one_row_is_a_clear_error",
         ),
-        "Memory of the CPU is refused by the system; CUDA's error is raised in its place, since no test fills a GPU.",
+        "Memory of the CPU is refused by the system; without a GPU CUDA's error is raised in its place.",
     ),
     "F23": Row(
         "the kernel's out-of-memory killer",
