@@ -7,6 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from tests.semisup.builders import example, examples, queries, query
 from worker.semisup.data import Split
 from worker.semisup.spec import POOLED_COLLABORATORS, Collaborator, JobSpec
+from worker.semisup.stages import evaluate
 from worker.semisup.stages.evaluate import evaluate_classifier
 from worker.semisup.stages.views import label_propagation, logistic, nearest_graph, self_training, shown, views_of
 from worker.semisup.task import make_task
@@ -111,4 +112,6 @@ def test_the_reports_classifier_learns_from_the_unlabeled_rows_and_never_from_th
     crowd = [example(f"c{i}", f"crowd {i}", "high") for i in range(5)]
     assert said(pool, *crowd)[0] == "low"
     assert said(()) == ["high"]
+    monkeypatch.setattr(evaluate, "MOST_ROWS", 0)
+    assert said(pool) == ["high"]
     assert evaluate_classifier(make_task(lab, spec, Split(labeled[:1], (), (), ())), [one])[0].correct
