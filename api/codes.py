@@ -197,7 +197,7 @@ EVENTS: Mapping[str, str] = {
     "rolled_back": "A loss that was not finite: back to the last checkpoint, and that batch is left out.",
     "diverged": "A training whose loss rose far above what it had come down to: begun anew at half the learning rate.",
     "batch_halved": "Rows that did not fit into memory: fewer at once from there on.",
-    "not_bit_reproducible": "A training goes on under other threads, device or torch than it began, or without deterministic kernels.",
+    "not_bit_reproducible": "A training goes on on another device, torch or thread count, or without exact kernels.",
 }
 
 
