@@ -1,7 +1,7 @@
 """What a CUDA device is told so that a training is right, and the same twice.
 
 cuDNN's attention is switched off: from torch 2.11 on it is the default on Hopper, and its backward gives NaN gradients for
-batches of certain widths (64, 192, …) that hold padding (pytorch issue 196678). The other kernels are as fast here.
+batches of certain widths (64, 192, …) that hold padding (pytorch issue 196678).
 Of the rest, some add gradients up in the order in which they arrive, so that a resumed training would not end with the same
 bytes: forward and backward run with `torch.use_deterministic_algorithms`.
 """
