@@ -105,8 +105,9 @@ def laid_upon(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, An
     return out
 
 
-def load_arms(path: Path = HERE) -> Arms:
-    """Raises BenchError naming the field."""
+def load_arms(path: Path | None = None) -> Arms:
+    """Those of arms.yaml, or of another such file. Raises BenchError naming the field."""
+    path = path or HERE
     try:
         return Arms.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except ValidationError as error:

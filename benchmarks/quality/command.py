@@ -39,7 +39,7 @@ def _run(args: argparse.Namespace, argv: Sequence[str]) -> None:
     from benchmarks.quality.stages import CachedLab
     from benchmarks.quality.tasks import find_tasks
 
-    tasks, arms = find_tasks(args.tasks), load_arms(*([args.arms_file] if args.arms_file else []))
+    tasks, arms = find_tasks(args.tasks), load_arms(args.arms_file)
     if args.data is None and any(task.root == "data" for task in tasks):
         raise BenchError(
             "The benchmark runs on real data sets: give the folder that holds banking77/, clinc150/ and fpb/ as --data PATH, "

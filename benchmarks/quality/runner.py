@@ -60,10 +60,10 @@ def run(plan: Plan, lab: CachedLab) -> Counter[str]:
             if plan.minutes is not None and time.monotonic() - started > 60 * plan.minutes:
                 ended["not begun"] += 1
                 continue
-            bench = bench or _bench(plan, lab, rows, task, seed)
-            if _waits(plan, bench, arm):
+            if _waits(plan, task, seed, arm):
                 later.append(arm)
             else:
+                bench = bench or _bench(plan, lab, rows, task, seed)
                 ended[_one(plan, bench, arm, began)] += 1
         if later:
             groups.append((task, seed, later))
@@ -83,10 +83,10 @@ def _order(plan: Plan) -> Iterator[tuple[TaskFile, int, list[Arm]]]:
                 yield task, seed, arms
 
 
-def _waits(plan: Plan, bench: Bench, arm: Arm) -> bool:
+def _waits(plan: Plan, task: TaskFile, seed: int, arm: Arm) -> bool:
     """Whether another process is at the piece of which this arm takes most of its stages over."""
     shares = (arm.of, arm.same_size_as) if arm.kind in ("job", "matched") else ()
-    paths = [results.path_of(plan.results, bench.task.name, bench.seed, name) for name in shares if name]
+    paths = [results.path_of(plan.results, task.name, seed, name) for name in shares if name]
     return any(busy(path.with_suffix(".lock")) for path in paths)
 
 

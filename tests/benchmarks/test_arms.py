@@ -5,6 +5,7 @@ import yaml
 
 from benchmarks.quality.arms import HERE, laid_upon, load_arms
 from benchmarks.quality.cheap import CHEAP
+from benchmarks.quality.command import main
 from benchmarks.quality.errors import BenchError
 from benchmarks.quality.run_piece import KINDS
 from benchmarks.quality.tasks import find_tasks
@@ -89,3 +90,10 @@ def test_the_default_of_the_project_is_what_the_benchmark_calls_default(arms):
     (task,) = find_tasks("fpb-100")
     assert arms["default"].spec == {}
     assert isinstance(arms.spec(arms["paper"], task, 0).selection, Percentile)
+
+
+def test_the_command_reads_another_arms_file_and_names_what_is_wrong_in_it(tmp_path, capsys):
+    path = tmp_path / "mine.yaml"
+    path.write_text("control: nobody\nours: nobody\nceiling: nobody\narms: []\n")
+    assert main(["run", "--tasks", "quick", "--arms-file", str(path), "--results", str(tmp_path / "results")]) == 2
+    assert "mine.yaml: the file: Value error, no arm is called nobody" in capsys.readouterr().err

@@ -3,8 +3,6 @@
 They need neither server nor front end: `python -m pytest --confcutdir=tests/semisup tests/semisup/test_gpu.py`.
 """
 
-from pathlib import Path
-
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -67,7 +65,7 @@ def test_in_float32_a_training_has_the_losses_it_has_on_the_cpu(on, training):
 
 @pytest.mark.parametrize("width", [63, 64, 65, 128, 192, 320])
 def test_padding_of_any_width_leaves_every_gradient_finite(on, width):
-    """cuDNN's attention, torch's default on Hopper, gives NaN gradients at 64, 192 and 320."""
+    """cuDNN's attention, torch's default on Hopper, has NaN gradients at 64, 192 and 320 (pytorch issue 196678)."""
     plan = recipe(trainable="lora", n_epochs=2, batch_size=8, micro_batch_size=8)
     made = fit(on("cuda", "bf16"), None, padded(8, width), plan, LORA, seed=1)
     assert made.steps == 2
@@ -124,7 +122,7 @@ def long_rows(count: int) -> list[Tokens]:
     return [Tokens((10 + i, 20), tuple(30 + (i + j) % 50 for j in range(400))) for i in range(count)]
 
 
-def test_micro_batches_are_halved_until_they_fit_a_small_card(on, tmp_path, small_card):
+def test_micro_batches_are_halved_until_they_fit_a_small_card(on, small_card):
     plan = {"trainable": "lora", "n_epochs": 1, "batch_size": 32}
     whole = fit(on("cuda"), None, long_rows(32), recipe(**plan, micro_batch_size=2), LORA, seed=1)
     small_card(600)
@@ -133,7 +131,7 @@ def test_micro_batches_are_halved_until_they_fit_a_small_card(on, tmp_path, smal
     assert made.final_loss == pytest.approx(whole.final_loss, abs=1e-4)
 
 
-def test_a_card_that_holds_not_even_one_row_is_a_clear_error(on, small_card, tmp_path: Path):
+def test_a_card_that_holds_not_even_one_row_is_a_clear_error(on, small_card):
     small_card(24)
     plan = recipe(trainable="lora", n_epochs=1, batch_size=4, micro_batch_size=4)
     with pytest.raises(OutOfMemory, match="A micro-batch of one row"):

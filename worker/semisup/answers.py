@@ -45,6 +45,11 @@ class Answers:
     min_similarity: float | None = None
     marked: bool = False
 
+    @property
+    def closed(self) -> bool:
+        """Whether every possible answer is known beforehand: what classifiers and pooled votes need."""
+        return self.kind in ("choice", "label")
+
     def parse(self, response: str, query: Query) -> str | None:
         """The canonical answer in `response`, or None."""
         text = _after_marker(response)
@@ -62,7 +67,7 @@ class Answers:
 
     def canonical(self, response: str, answer: str) -> str:
         """The response to train on: the answer's own form where the response is nothing but that answer."""
-        closed = self.kind in ("choice", "label") and _spaceless(response) == _spaceless(answer)
+        closed = self.closed and _spaceless(response) == _spaceless(answer)
         return answer if closed else response
 
     def meaning(self, embed: Embed, groups: Iterable[Sequence[str | None]]) -> Meaning | None:

@@ -41,7 +41,7 @@ def run_arms(task: Task, last: RoundResult | None, keep: Keep) -> list[Arm]:
     if task.spec.evaluation.baselines or not last:
         arms += lm_arms("vanilla", "vanilla (base LM)", None)
         arms.append(Arm("knn_vote", "kNN vote (no LM)", tuple(evaluate_knn(task, held_out, near)), True))
-        if task.answers.kind in ("choice", "label"):
+        if task.answers.closed:
             said = keep("arms/classifier", lambda: evaluate_classifier(task, held_out))
             arms.append(Arm("classifier", "classifier on embeddings (no LM)", tuple(said)))
         reach = horizon(task, last.warm, last.evolved) if last else horizon(task)

@@ -14,7 +14,7 @@ CLOSED_VIEWS = ("logistic", "self_training", "label_propagation")  # collaborato
 
 def settle(spec: JobSpec, answers: Answers) -> JobSpec:
     """`spec` with nothing left to decide. Raises SpecError for what open answers cannot have."""
-    closed = answers.kind in ("choice", "label")
+    closed = answers.closed
     if not closed:
         _refuse_closed(spec, answers)
     chosen = spec.resolve.resolver

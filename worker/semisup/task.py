@@ -42,7 +42,7 @@ class Task:
             return self.room
         given = self.spec.propagation.max_new_tokens
         longest = max(len(self.lab.encode_response(e.response)) for e in self.split.labeled)
-        closed = self.answers.kind in ("choice", "label") and not any(is_reasoned(e.response) for e in self.split.labeled)
+        closed = self.answers.closed and not any(is_reasoned(e.response) for e in self.split.labeled)
         spare = 1 if closed else longest // 2 + 1  # a closed set has no longer answers, reasoning may be longer
         most = self.tokens_read - LEAST_PROMPT if self.tokens_read else longest + spare
         return min(longest + spare, max(longest, most)) if given == "auto" else given

@@ -43,7 +43,7 @@ def teaching(task: Task, folds: Folds) -> Task:
 
 def views_for(task: Task, taught: Task, folds: Folds, pool: Sequence[Query]) -> Views:
     """What the classifiers among the collaborators say of the pool and of the calibration rows in `folds`."""
-    if task.answers.kind not in ("choice", "label"):
+    if not task.answers.closed:
         return Views({})
     classes, labeled = class_names(task.answers, task.split.labeled), task.split.labeled
     asked, left_out = [*pool], folds

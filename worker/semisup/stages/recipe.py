@@ -16,7 +16,7 @@ LEARNING_RATE = {("lora", False): 1e-4, ("full", False): 1e-5, ("lora", True): 7
 PAPER_EPOCHS = 2
 SMALL_EXAMPLES = {"warmup": 720, "evolve": 2160}  # examples a small LM should see in the stage, over all epochs
 # Bounds of that. After two passes over 385 labels of 77 intents no answer could be read, and 1,885 rows were left half learned.
-SMALL_EPOCHS = {"warmup": (6, 24), "evolve": (6, 24)}
+SMALL_EPOCHS = (6, 24)
 SMALL_BATCH = 8
 PAPER_BATCH = 8  # per-device 1 times 8 accumulation steps
 
@@ -70,5 +70,5 @@ def resolve_recipe(
 
 
 def _auto_epochs(stage: Literal["warmup", "evolve"], examples: int, small: bool) -> int:
-    low, high = SMALL_EPOCHS[stage]
+    low, high = SMALL_EPOCHS
     return min(high, max(low, math.ceil(SMALL_EXAMPLES[stage] / max(1, examples)))) if small else PAPER_EPOCHS
