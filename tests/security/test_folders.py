@@ -103,6 +103,25 @@ def test_the_hash_of_weights_is_remembered_until_they_change(tmp_path: Path) -> 
     assert weights_sha256(root, notes) == weights_sha256(root)
 
 
+def test_two_processes_may_note_the_same_weights_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, notes = folder(tmp_path / "lm"), tmp_path / "cache" / "weights.json"
+    write, others = Path.write_text, []
+
+    def overtaken(path: Path, *args: Any, **kwargs: Any) -> int:
+        """Another one comes, writes and is done before this one puts its file in place."""
+        written = write(path, *args, **kwargs)
+        if not others:
+            others.append(path)
+            others.append(weights_sha256(root, notes))
+        return written
+
+    monkeypatch.setattr(Path, "write_text", overtaken)
+    found = weights_sha256(root, notes)
+    assert others[1] == found
+    assert json.loads(notes.read_text())[str(root.resolve())]["sha256"] == found
+    assert [path.name for path in notes.parent.iterdir()] == [notes.name]
+
+
 def test_a_snapshot_of_a_hub_tells_its_commit(tmp_path: Path) -> None:
     assert revision(tmp_path / "models--x" / "snapshots" / "0e9e39f") == "0e9e39f"
     assert revision(tmp_path / "lm") is None

@@ -7,6 +7,7 @@ anything.
 
 import hashlib
 import json
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def weights_sha256(folder: Path, notes: Path | None = None) -> str:
     found = digest.hexdigest()
     if notes:
         notes.parent.mkdir(parents=True, exist_ok=True)
-        partial = notes.with_name(f"{notes.name}.{found[:8]}")
+        partial = notes.with_name(f"{notes.name}.{secrets.token_hex(4)}")  # runners that start at once note the same weights
         partial.write_text(json.dumps({**known, str(folder.resolve()): {"state": state, "sha256": found}}), encoding="utf-8")
         partial.replace(notes)
     return found
