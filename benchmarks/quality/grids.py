@@ -98,7 +98,10 @@ class Grids:
         return found
 
     def _curve(self) -> list[Record]:
-        return [record for record in self.good if record["group"] == "rounds"]
+        """One record of each (task, seed): of curves of several lengths the longest."""
+        curves = [record for record in self.good if record["group"] == "rounds"]
+        longest = {(r["task"], r["seed"]): r for r in sorted(curves, key=lambda record: len(record["rounds"]))}
+        return list(longest.values())
 
     def _grid(self, field: str) -> dict[str, dict[Key, float]]:
         """In percent."""

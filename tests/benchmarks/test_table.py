@@ -201,6 +201,15 @@ def test_both_curves_stand_beside_the_control():
     assert "| t1 | 50.0 ± 0.0 | – | – |" in text
 
 
+def test_of_curves_of_several_lengths_the_longest_counts_whatever_the_order():
+    short = [record("t0", s, "rounds", right(14), rounds=[two_rounds(10), two_rounds(14)]) for s in SEEDS]
+    long = [record("t0", s, "more", right(13), rounds=[two_rounds(n) for n in (11, 12, 13)]) for s in SEEDS[1:]]
+    for records in (short + long, long + short):
+        grids = Grids(everything(early=10) + records)
+        assert grids.round(2) == {("t0", s): 70.0 if s == SEEDS[0] else 60.0 for s in SEEDS}
+        assert grids.round(3) == {("t0", s): 65.0 for s in SEEDS[1:]}
+
+
 def test_the_share_of_the_gap_and_the_paired_tests_are_there():
     text = table(everything(early=12, default=15, gold=18))
     assert "| t0 | +15.0 | +15.0 | +37.5 % | 50 % |" in text
