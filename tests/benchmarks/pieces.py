@@ -55,7 +55,7 @@ def plan(folder: Path, **changes: Any) -> Plan:
 
 def record(task: str, seed: int, arm: str, correct: str, validation: str = "", **more: Any) -> dict[str, Any]:
     places = ["knn", "lr_self_training", "early", "default", "no_x", "no_y", "gold", "half", "rounds", "more"]
-    groups = ["no LM", "no LM", "labels only", "semi-supervised", "ablation", "ablation", "ceiling", "ratio", "rounds", "rounds"]
+    groups = ["no LM", "no LM", "labels only", "semi-supervised", "ablation", "ablation", "ceiling", "ratio", *["rounds"] * 2]
     return {
         **{"task": task, "task_title": task, "seed": seed, "arm": arm, "title": f"the {arm}", "place": places.index(arm)},
         **{"group": groups[places.index(arm)], "roles": {"control": "early", "ours": "default", "ceiling": "gold"}},
