@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from celery import Celery
+from kombu.transport import TRANSPORT_ALIASES
 
 from models.settings import Settings, settings
 
@@ -86,5 +87,6 @@ def _made(folder: Path) -> str:
     return str(folder)
 
 
+TRANSPORT_ALIASES["filesystem"] = "worker.folder_broker:Transport"  # kombu's own lets readers meet half a message
 celery = Celery("semift", set_as_current=False)
 celery.add_defaults(configuration)  # read when first needed, not on import
