@@ -95,6 +95,19 @@ def bf16(lab, monkeypatch):
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
+@pytest.mark.parametrize(
+    ("cpuinfo", "fast"),
+    [
+        ("vendor_id : GenuineIntel\nflags : avx512f avx512_bf16 amx_bf16", True),
+        ("vendor_id : GenuineIntel\nflags : avx512f avx512_bf16", False),
+        ("vendor_id : AuthenticAMD\nflags : avx512f avx512_bf16", True),
+        ("vendor_id : AuthenticAMD\nflags : avx2", False),
+    ],
+)
+def test_bfloat16_is_taken_where_it_is_faster_than_float32(cpuinfo, fast):
+    assert precision.fast_bf16(cpuinfo) is fast
+
+
 def test_frozen_matrices_kept_in_bfloat16_change_no_loss(lab, bf16, monkeypatch):
     """Autocast rounds them to the same numbers in every step."""
     training = Training(trainable="lora", lora=LoraSpec(r=4, alpha=8))

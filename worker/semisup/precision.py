@@ -13,11 +13,16 @@ FLOAT32_ATTENTION = "float32_sdpa"
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Native bf16 arithmetic: on CPU only where the instructions exist (emulation is slower than float32)."""
+    """Whether bf16 is native there and faster than float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    flags = Path("/proc/cpuinfo")
-    return device.type == "cpu" and flags.is_file() and "avx512_bf16" in flags.read_text(errors="replace")
+    told = Path("/proc/cpuinfo")
+    return device.type == "cpu" and told.is_file() and fast_bf16(told.read_text(errors="replace"))
+
+
+def fast_bf16(cpuinfo: str) -> bool:
+    """By the text of /proc/cpuinfo: AMX, or AMD's AVX-512. Intel's AVX-512 alone took 1.5 to 1.9 times float32's time."""
+    return "amx_bf16" in cpuinfo or ("avx512_bf16" in cpuinfo and "AuthenticAMD" in cpuinfo)
 
 
 def suit_bf16(network: Any) -> None:
