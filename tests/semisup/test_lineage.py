@@ -149,6 +149,7 @@ POOLED = {
     "propagation": {**PAPER_JOB["propagation"], "collaborators": "auto"},
     "calibration": {"folds": 2},
     "evaluation": {"with_neighbours": False},
+    **{"rounds": 2, "patience": 0},
 }
 PAPER = {"rounds": 2, "patience": 0, "selection": {"strategy": "percentile", "theta": 60.0}}
 CHANGES = {

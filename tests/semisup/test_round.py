@@ -81,8 +81,18 @@ def test_golds_of_unlabeled_rows_reach_the_report_and_nothing_else(run, split):
     assert accuracies[0] != accuracies[1]
 
 
-@pytest.mark.parametrize("stage", ["round-1/warmup", "round-1/propagate/00001", "round-1/select", "round-1/evolve"])
-def test_a_run_stopped_at_any_stage_goes_on_and_ends_with_the_same_bytes(run, tmp_path, stage):
+@pytest.mark.parametrize(
+    ("stage", "rounds"),
+    [
+        ("round-1/warmup", 1),
+        ("round-1/propagate/00001", 1),
+        ("round-1/select", 1),
+        ("round-1/evolve", 1),
+        ("round-2/cross-fit/fold-1", 2),
+        ("round-2/propagate/00001", 2),
+    ],
+)
+def test_a_run_stopped_at_any_stage_goes_on_and_ends_with_the_same_bytes(run, tmp_path, stage, rounds):
     class Stopping(DirectoryKeep):
         def __call__(self, name, make):
             if self._prefix + name == stage and not (self.root / "stages" / stage).exists() and not stopped:
@@ -93,12 +103,12 @@ def test_a_run_stopped_at_any_stage_goes_on_and_ends_with_the_same_bytes(run, tm
 
     made: list[str] = []
     stopped: list[str] = []
-    undisturbed = run()[0]
+    undisturbed = run(rounds=rounds)[0]
     with pytest.raises(Stopped):
-        run(keep=Stopping(tmp_path, {}, chunk_size=4))
+        run(keep=Stopping(tmp_path, {}, chunk_size=4), rounds=rounds)
     before = set(made)
     made.clear()
-    resumed, _ = run(keep=Stopping(tmp_path, {}, chunk_size=4))
+    resumed, _ = run(keep=Stopping(tmp_path, {}, chunk_size=4), rounds=rounds)
     assert before
     assert fingerprint(resumed) == fingerprint(undisturbed)
 

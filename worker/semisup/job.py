@@ -91,7 +91,7 @@ def check_labels(task: Task) -> None:
 
 def had_to(task: Task, arms: Sequence[Arm], rounds: Rounds | None) -> list[str]:
     """What trainings and generation had to do to get through: smaller batches, a step left out."""
-    made = [part for r in (rounds.made if rounds else ()) for part in (r.warm, r.calibration, r.evolved)]
+    made = [part for r in (rounds.made if rounds else ()) for part in (r.warm, r.calibration, *r.cross_fit, r.evolved)]
     parts = [*made, *(part for arm in arms for part in (arm.stop, arm.adapter))]
     return list(dict.fromkeys([note for part in parts if part for note in part.notes] + task.lab.batches.notes))
 

@@ -71,6 +71,7 @@ ROUND: Mapping[str, Reads] = {
         ("warmup", "hyperparameters", "propagation.in_weight", "propagation.in_context", "kept-out"),
         ("prompts", "own-neighbours"),
     ),
+    "cross-fit": Reads((), (), ("evolve",)),  # trained as the round before evolved, on what that round selected
     "neighbours": Reads(("propagation.k", "propagation.collaborators", "kept-out"), ("labels",), ("evolve",)),
     "views": Reads(("propagation.collaborators", "propagation.collaboration", "folds"), ("labels",), ("evolve",)),
     "calibrate": Reads(("folds", "propagation", "resolve"), ("warmup", "views")),

@@ -17,6 +17,7 @@ from worker.semisup.splits import Folds, stratified_folds, stratified_split, sys
 from worker.semisup.stages.candidates import pool_all, settle_all, vote
 from worker.semisup.stages.neighbours import neighbours_of
 from worker.semisup.stages.pool import distributions, fit_weights
+from worker.semisup.stages.teachers import Teachers
 from worker.semisup.stages.train import own_neighbours, warm_up
 from worker.semisup.stages.views import class_names, views_of
 from worker.semisup.task import Task
@@ -94,14 +95,14 @@ def answer(
     if task.spec.calibration.mode == "cross_fit":
         taught = task.taught_without(fold)
         warm = own = keep("warmup", partial(_fold_warm_up, taught)) if task.spec.propagation.in_weight else None
-    count = task.spec.propagation.neighbours
+    count, teachers = task.spec.propagation.neighbours, Teachers((warm,))
     near = keep("neighbours", lambda: neighbours_of(task.lab, queries, taught.split.labeled, count))
-    ballots = keep.map("propagate", queries, lambda part: vote(taught, warm, part, near, views, seed))
+    ballots = keep.map("propagate", queries, lambda part: vote(taught, teachers, part, near, views, seed))
     tokens = {"warmup": own.trained_tokens} if own else {}
     tokens["propagate"] = sum(vote.tokens for ballot in ballots for vote in ballot.votes)
     candidates: tuple[Candidate, ...] = ()
     if task.spec.resolve.resolver != "pool":
-        candidates = settle_all(taught, warm, queries, ballots, {}, keep, seed)
+        candidates = settle_all(taught, teachers, queries, ballots, {}, keep, seed)
         tokens["justify"] = sum(c.justification.tokens for c in candidates if c.justification)
     return Answered(drawn, ballots, candidates, tokens, own.notes if own else ())
 

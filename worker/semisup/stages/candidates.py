@@ -10,32 +10,37 @@ from worker.semisup.keep import Keep
 from worker.semisup.stages.agree import VOTE_RESOLVERS, agree, justify, meaning_of
 from worker.semisup.stages.pool import settle_by_pool
 from worker.semisup.stages.propagate import Context, propagate
+from worker.semisup.stages.teachers import Teachers
 from worker.semisup.stages.views import class_names
 from worker.semisup.task import Task
 
 
 def vote(
-    task: Task, teacher: Adapter | None, part: Sequence[Query], neighbours: Neighbours, views: Views, seed: int
+    task: Task, teachers: Teachers, part: Sequence[Query], neighbours: Neighbours, views: Views, seed: int
 ) -> list[Ballot]:
-    context = Context(
-        task.lab,
-        teacher,
-        task.labeled,
-        neighbours,
-        task.answers,
-        task.spec.propagation,
-        system=task.spec.system_prompt,
-        max_length=task.max_length,
-        max_new_tokens=task.max_new_tokens,
-        seed=seed,
-        views=views,
-    )
-    return propagate(context, part)
+    def ask(teacher: Adapter | None, rows: Sequence[Query]) -> list[Ballot]:
+        context = Context(
+            task.lab,
+            teacher,
+            task.labeled,
+            neighbours,
+            task.answers,
+            task.spec.propagation,
+            system=task.spec.system_prompt,
+            max_length=task.max_length,
+            max_new_tokens=task.max_new_tokens,
+            seed=seed,
+            views=views,
+            in_context=teachers.in_context,
+        )
+        return propagate(context, rows)
+
+    return teachers.each(part, lambda query: query.id, ask)
 
 
 def settle_all(
     task: Task,
-    teacher: Adapter | None,
+    teachers: Teachers,
     asked: Sequence[Query],
     ballots: Sequence[Ballot],
     weights: Mapping[str, float],
@@ -46,7 +51,7 @@ def settle_all(
     if task.spec.resolve.resolver == "pool":
         return keep("agree", lambda: pool_all(task, asked, ballots, weights))
     agreed = keep("agree", lambda: agree_all(task, ballots))
-    resolved = keep.map("justify", agreed.disputed, lambda part: resolve(task, teacher, asked, part, seed))
+    resolved = keep.map("justify", agreed.disputed, lambda part: resolve(task, teachers, asked, part, seed))
     return (*agreed.settled, *resolved)
 
 
@@ -64,21 +69,26 @@ def agree_all(task: Task, ballots: Sequence[Ballot]) -> Agreed:
     return agree(ballots, task.answers, task.spec.propagation.confidence, meaning=meaning)
 
 
-def resolve(task: Task, teacher: Adapter | None, asked: Sequence[Query], part: Sequence[Ballot], seed: int) -> list[Candidate]:
+def resolve(task: Task, teachers: Teachers, asked: Sequence[Query], part: Sequence[Ballot], seed: int) -> list[Candidate]:
     """What the spec does with disputed queries: ask the LM once more, or count votes."""
     if task.spec.resolve.resolver in VOTE_RESOLVERS:
         settle = VOTE_RESOLVERS[task.spec.resolve.resolver]
         meaning = meaning_of(task.lab.embed, task.answers, part)
         return [settle(ballot, task.answers, task.spec.propagation.confidence, meaning=meaning) for ballot in part]
-    return justify(
-        task.lab,
-        teacher,
-        part,
-        {query.id: query for query in asked},
-        task.answers,
-        system=task.spec.system_prompt,
-        max_length=task.justify_length,
-        max_new_tokens=task.justify_tokens,
-        seed=seed,
-        confidence=task.spec.propagation.confidence,
-    )
+    queries = {query.id: query for query in asked}
+
+    def ask(teacher: Adapter | None, rows: Sequence[Ballot]) -> list[Candidate]:
+        return justify(
+            task.lab,
+            teacher,
+            rows,
+            queries,
+            task.answers,
+            system=task.spec.system_prompt,
+            max_length=task.justify_length,
+            max_new_tokens=task.justify_tokens,
+            seed=seed,
+            confidence=task.spec.propagation.confidence,
+        )
+
+    return teachers.each(part, lambda ballot: ballot.query_id, ask)

@@ -33,6 +33,7 @@ class Context:
     max_new_tokens: int
     seed: int
     views: Views = NO_VIEWS
+    in_context: bool = True  # whether the job's own LM is shown neighbours where the spec shows them
 
 
 def propagate(context: Context, part: Sequence[Query]) -> list[Ballot]:
@@ -182,7 +183,7 @@ def vote_seed(context: Context, query: Query, collaborator: Collaborator) -> int
 def demonstrations(context: Context, query: Query, collaborator: Collaborator) -> list[Example]:
     """The query's neighbours as this collaborator shows them: how many, and in which order."""
     spec = context.spec
-    if not spec.in_context:
+    if not spec.in_context or (collaborator.kind == "own" and not context.in_context):
         return []
     count = spec.k if collaborator.k is None else collaborator.k
     near = [context.labeled[i] for i in context.neighbours.ids[query.id][:count]]
