@@ -61,7 +61,8 @@ class Evolve(Spec):
     init: Literal["warmup", "base"] = Field("warmup", description="What the evolved adapter starts from.")
     relabel: bool | Auto = Field(
         "auto",
-        description="Later rounds answer all unlabeled rows again; off: only those not selected yet. auto: with resolver pool.",
+        description="Later rounds answer all unlabeled rows again, each by a training that left the row out; off: only "
+        "those not selected yet. auto: with resolver pool.",
     )
     data: Literal["labeled+selected", "selected"] = "labeled+selected"
     format: Format = "auto"
