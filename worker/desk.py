@@ -290,10 +290,9 @@ class Desk:
             add_event(session, self.lease.job_id, f"{name} is made again: {problem}", level="warn", data=data)
 
     def _show(self, stage: str, step: int, total: int, metrics: Mapping[str, float] | None = None) -> None:
-        head, _, phase = stage.rpartition("/")
-        number = head.removeprefix("round-")
+        number = stage.partition("/")[0].removeprefix("round-")
         self._progress = {
-            "phase": phase,
+            "phase": stage.rpartition("/")[2],
             "stage": stage,
             "step": step,
             "total": total,

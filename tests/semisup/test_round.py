@@ -88,7 +88,7 @@ def test_golds_of_unlabeled_rows_reach_the_report_and_nothing_else(run, split):
         ("round-1/propagate/00001", 1),
         ("round-1/select", 1),
         ("round-1/evolve", 1),
-        ("round-2/cross-fit/fold-1", 2),
+        ("round-2/cross-fit/fold-1/evolve", 2),
         ("round-2/propagate/00001", 2),
     ],
 )

@@ -49,7 +49,7 @@ def watched(lab, split, monkeypatch):
 
 def test_no_row_is_answered_again_by_a_network_that_has_learned_it(watched, split):
     outcome, keep, learned, asked = watched()
-    made = [keep.stored[f"round-2/cross-fit/fold-{n}"] for n in (0, 1)]
+    made = [keep.stored[f"round-2/cross-fit/fold-{n}/evolve"] for n in (0, 1)]
     assert set(learned) == {one.sha256 for one in made}
     again = [(who, ids, shown) for who, ids, shown in asked if who in learned]
     assert set().union(*(ids for _, ids, _ in again)) == {q.id for q in split.unlabeled}
@@ -58,7 +58,7 @@ def test_no_row_is_answered_again_by_a_network_that_has_learned_it(watched, spli
     assert {shown for who, _, shown in asked if who not in learned} == {2}, "the warm-ups are shown neighbours"
     assert [row.query_id for row in keep.stored["round-2/select"].samples] == [q.id for q in split.unlabeled]
     tokens = outcome.report.body["tokens"]
-    assert [tokens[f"round-2/cross-fit/fold-{n}"] for n in (0, 1)] == [one.trained_tokens for one in made]
+    assert [tokens[f"round-2/cross-fit/fold-{n}/evolve"] for n in (0, 1)] == [one.trained_tokens for one in made]
     assert outcome.report.body["notes"] == ["Halved."], "what had to be done to train a teacher is told"
 
 

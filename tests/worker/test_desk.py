@@ -61,6 +61,17 @@ def test_a_stage_that_is_looked_up_in_vain_shows_as_open(desk: Desk) -> None:
     assert desk.take_progress() == (None, None)
 
 
+@pytest.mark.parametrize(
+    ("stage", "told"),
+    [("round-2/cross-fit/fold-1/evolve", ("evolve", 2)), ("arms/vanilla", ("vanilla", None)), ("report", ("report", None))],
+)
+def test_progress_says_the_round_also_of_stages_inside_of_stages(desk: Desk, stage: str, told: tuple[str, int | None]) -> None:
+    desk.answer({"ask": "lookup", "stage": stage})
+    progress, _ = desk.take_progress()
+    assert progress
+    assert (progress["phase"], progress["round"]) == told
+
+
 @pytest.mark.parametrize("path", ["/etc", "../..", "."])
 def test_only_files_of_the_scratch_folder_are_stored(desk: Desk, tmp_path: Path, path: str) -> None:
     outside = str((tmp_path / "scratch" / path).resolve()) if path != "." else str(tmp_path)

@@ -242,7 +242,7 @@ def tokens(arms: Sequence[Arm], rounds: Rounds | None, controls: Sequence[Predic
             out[f"{name}/warmup"] = result.warm.trained_tokens
         if result.calibration and result.number == 1:
             out |= {f"{name}/calibrate/{stage}": count for stage, count in result.calibration.tokens.items()}
-        out |= {f"{name}/cross-fit/fold-{n}": adapter.trained_tokens for n, adapter in enumerate(result.cross_fit)}
+        out |= {f"{name}/cross-fit/fold-{n}/evolve": adapter.trained_tokens for n, adapter in enumerate(result.cross_fit)}
         out[f"{name}/propagate"] = sum(vote.tokens for s in samples for vote in s.votes)
         out[f"{name}/justify"] = sum(s.justification.tokens for s in samples if s.justification)
         out[f"{name}/evolve"] = result.evolved.trained_tokens if result.evolved else 0

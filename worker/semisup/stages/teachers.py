@@ -76,5 +76,5 @@ def cross_fitted(
         others = [s for s in samples if fold_of[s.query_id] != number]
         return evolve(task, start, others, task.split.unlabeled, neighbours, derive_seed(seed, "cross-fit", number))
 
-    adapters = [keep(f"cross-fit/fold-{number}", partial(trained_without, number)) for number in range(FOLDS)]
+    adapters = [keep(f"cross-fit/fold-{number}/evolve", partial(trained_without, number)) for number in range(FOLDS)]
     return Teachers(tuple(adapters), fold_of, in_context=any(FORMS[task.recipe("evolve", len(samples)).format]))
