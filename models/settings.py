@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ENGINE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 REVISION = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+BUNDLED = re.compile(r"bundled:[1-6](\+reader)?")  # worker/semisup/bundled.py, which this floor may not import
 
 
 class EngineSettings(BaseModel):
@@ -62,7 +63,8 @@ class Settings(BaseSettings):
 
     base_lms: dict[str, str] = Field(
         {"semift-small": "bundled:3"},
-        description="What a job may name as its model: id -> local folder, or bundled:N (N layers of the bundled small LM).",
+        description="What a job may name as its model: id -> local folder, or bundled:N (N of the bundled small "
+        "LM's six layers), or bundled:N+reader (with a layer that reads the whole prompt, and all words).",
     )
     base_lm_revisions: dict[str, str] = Field(
         {},
@@ -108,6 +110,14 @@ class Settings(BaseSettings):
         if wrong := [name for name in engines if not ENGINE_NAME.fullmatch(name)]:
             raise ValueError(f"an engine's name is 1 to 64 letters, digits, '.', '_' or '-'; got {wrong[0][:80]!r}")
         return engines
+
+    @field_validator("base_lms")
+    @classmethod
+    def _known(cls, lms: dict[str, str]) -> dict[str, str]:
+        wrong = [place for place in lms.values() if place.startswith("bundled:") and not BUNDLED.fullmatch(place)]
+        if wrong:
+            raise ValueError(f"the bundled LMs are bundled:1 to bundled:6, and the same with +reader; got {wrong[0][:80]!r}")
+        return lms
 
     @model_validator(mode="after")
     def _pinned(self) -> "Settings":

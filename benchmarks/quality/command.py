@@ -98,7 +98,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seeds", type=seeds, default=seeds("0-4"), help="e.g. 0-4 or 0,2,7")
     parser.add_argument("--arms", help="comma-separated names; default: all of arms.yaml")
     parser.add_argument("--arms-file", type=Path, help="other arms than benchmarks/quality/arms.yaml")
-    parser.add_argument("--lm", default=LM, help="folder of a causal LM, or bundled:N")
+    parser.add_argument("--lm", default=LM, help="folder of a causal LM, or bundled:N, bundled:N+reader")
     parser.add_argument("--lm-name", help="what results call it; default: --lm, or the folder's own name")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of each process; 0: all")

@@ -186,3 +186,17 @@ def test_a_revision_that_cannot_be_one_stops_the_server(configure: Configure, re
     configure(base_lms=json.dumps({"big": "/lms/big", "small": "bundled:1"}), base_lm_revisions=json.dumps(revisions))
     with pytest.raises(ValidationError, match=says):
         Settings()
+
+
+@pytest.mark.parametrize("place", ["bundled:0", "bundled:7", "bundled:x", "bundled:3+writer", "bundled:"])
+def test_a_bundled_lm_that_does_not_exist_stops_the_server(configure: Configure, place: str) -> None:
+    configure(base_lms=json.dumps({"small": place}))
+    with pytest.raises(ValidationError, match=r"bundled:1 to bundled:6") as caught:
+        Settings()
+    assert place in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["bundled:1", "bundled:6+reader"])
+def test_a_bundled_lm_may_be_named(configure: Configure, place: str) -> None:
+    configure(base_lms=json.dumps({"small": place}))
+    assert Settings().base_lms == {"small": place}

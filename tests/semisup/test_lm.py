@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from worker.semisup.bundled import build_bundled
 from worker.semisup.data import Message
 from worker.semisup.errors import LmNotFound
 from worker.semisup.lm import Lab, SeededSampler, response_nll
@@ -80,26 +79,6 @@ def test_embeddings_have_unit_length_and_ignore_padding(lab):
     assert rows.shape == (2, 384)
     assert np.linalg.norm(rows, axis=1) == pytest.approx([1, 1], abs=1e-5)
     assert lab.embed(["where is my card"])[0] == pytest.approx(rows[0], abs=1e-5)
-
-
-def test_the_bundled_lm_is_causal_and_parses_its_own_chat(bundled_lab):
-    with bundled_lab.lm(None) as lm, torch.inference_mode():
-        left = lm.network(torch.tensor([[10, 20, 30, 40]])).logits
-        right = lm.network(torch.tensor([[10, 20, 99, 40]])).logits
-    assert torch.equal(left[:, :2], right[:, :2])
-    assert not torch.equal(left[:, 3], right[:, 3])
-    tokens = bundled_lab.encode_prompt([Message("user", "hi")], 64)
-    assert bundled_lab.tokenizer.convert_ids_to_tokens(tokens) == ["<|user|>", "hi", "<|end|>", "<|assistant|>"]
-
-
-def test_the_bundled_lm_is_built_once_and_again_when_its_recipe_changed(tmp_path):
-    out = build_bundled(tmp_path / "lm", 1)
-    first = (out / "config.json").stat().st_mtime_ns
-    assert build_bundled(out, 1) == out
-    assert (out / "config.json").stat().st_mtime_ns == first
-    (out / "recipe").write_text("of an older version")
-    build_bundled(out, 1)
-    assert (out / "config.json").stat().st_mtime_ns != first
 
 
 def test_a_long_prompt_loses_its_front(lab):

@@ -171,7 +171,7 @@ def test_prompts_demonstrations_and_responses_of_a_lab_hold_no_control_token_fro
 def test_embeddings_read_control_tokens_as_text(bundled_lab: Lab) -> None:
     plain, with_token = bundled_lab.embed(["a card", "a card [SEP] [SEP] [SEP]"])
     assert not (plain == with_token).all()
-    tokenizer, _ = bundled_lab._embedder
+    tokenizer, _ = bundled_lab.embedder.network
     ids = tokenizer(["[SEP]"], split_special_tokens=True).input_ids[0]
     assert ids.count(tokenizer.sep_token_id) == 1  # the one that every text ends with
 

@@ -87,7 +87,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("out", type=Path, help="folder for stages and results; give it again to go on")
     parser.add_argument("--test", type=Path, help="held-out rows with answers; default: a share of the labeled rows")
     parser.add_argument("--validation", type=Path, help="rows with answers that decide; default: a share of the held-out rows")
-    parser.add_argument("--lm", default="bundled:3", help="folder of a causal LM, or bundled:N for N layers of the bundled one")
+    parser.add_argument("--lm", default="bundled:3", help="folder of a causal LM, or bundled:N, bundled:N+reader")
     parser.add_argument("--lm-name", help="what the adapter calls its base; default: --lm")
     parser.add_argument(
         "--outside", type=Path, help="YAML: LMs, adapters and engines that collaborators name (docs/engines.md)"

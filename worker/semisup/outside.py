@@ -36,7 +36,7 @@ class Places(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    lms: Mapping[str, str] = {}  # name -> folder, or bundled:N
+    lms: Mapping[str, str] = {}  # name -> folder, or a bundled one
     adapters: Mapping[str, Tuned] = {}
     engines: Mapping[str, Endpoint] = {}
 

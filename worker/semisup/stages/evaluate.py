@@ -54,9 +54,9 @@ def evaluate_classifier(task: Task, examples: Sequence[Example]) -> list[Predict
     labeled, pool = task.split.labeled, task.split.unlabeled
     generator = np.random.Generator(np.random.Philox(derive_seed(task.spec.seed, "classifier")))
     drawn = sorted(generator.permutation(len(pool))[:MOST_ROWS].tolist())
-    texts = [*(e.query.question for e in labeled), *(pool[i].question for i in drawn)]
+    known, others = task.lab.embed([e.query.question for e in labeled]), task.lab.embed([pool[i].question for i in drawn])
     answers = [e.answer for e in labeled]
-    classifier = self_trained(task.lab.embed(texts), range(len(labeled)), answers)
+    classifier = self_trained(np.concatenate([known, others]), range(len(labeled)), answers)
     units = task.lab.embed([e.query.question for e in examples])
     said = classifier.predict(units).tolist() if classifier and len(units) else answers[:1] * len(examples)
     return [

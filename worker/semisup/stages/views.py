@@ -52,7 +52,7 @@ def views_of(
     asked = [c for c in collaborators if c.view in VIEWS]
     if not asked:
         return Views({})
-    units = lab.embed([*(e.query.question for e in labeled), *(q.question for q in queries)])
+    units = np.concatenate([lab.embed([e.query.question for e in labeled]), lab.embed([q.question for q in queries])])
     number = {name: i for i, name in enumerate(classes)}
     known = [number[e.answer] for e in labeled]
     tables: dict[str, dict[str, tuple[tuple[str, float], ...]]] = {}
