@@ -24,8 +24,9 @@ SPEC = {
     "warmup": {"n_epochs": 16},
     "evolve": {"n_epochs": 3},
     "propagation": {"k": 2, "chunk_size": 8},
-    "resolve": {"resolver": "vote"},
-    "selection": {"strategy": "all"},
+    "calibration": {"folds": 2},
+    "rounds": 2,
+    "patience": 0,  # no stop before the second one
 }
 
 
@@ -94,18 +95,22 @@ def test_two_uploads_in_an_evolved_adapter_out(client, stack, tmp_path):
     events = list(client.fine_tuning.jobs.list_events(job.id, limit=2))  # pages of two, followed to the end
     assert len(events) > 4
     assert len({event.id for event in events}) == len(events)
-    [checkpoint] = client.fine_tuning.jobs.checkpoints.list(job.id)
-    assert checkpoint.step_number > 0
+    checkpoints = client.fine_tuning.jobs.checkpoints.list(job.id).data
+    assert [checkpoint.step_number > 0 for checkpoint in checkpoints] == [True, True]
     assert job.fine_tuned_model in {model.id for model in client.models.list()}
     assert client.models.retrieve(job.fine_tuned_model).id == job.fine_tuned_model
 
     # what ours shows beneath
-    [round_one] = get(client, f"/fine_tuning/jobs/{job.id}/rounds")["data"]
-    samples = get(client, f"/fine_tuning/jobs/{job.id}/samples?limit=100")["data"]
-    assert len(samples) == 12
-    assert all(len(s["votes"]) == 4 and s["neighbours"] and s["reason"] for s in samples)
-    selected = [s for s in samples if s["verdict"] == "selected"]
-    assert len(selected) == round_one["selected"] > 0
+    rounds = get(client, f"/fine_tuning/jobs/{job.id}/rounds")["data"]
+    assert [made["number"] for made in rounds] == [1, 2]
+    stages = {found["name"] for found in get(client, f"/fine_tuning/jobs/{job.id}/stages")["data"]}
+    assert {"round-2/cross-fit/fold-0/evolve", "round-2/cross-fit/fold-1/evolve"} <= stages
+    for made in rounds:  # the second one labels every row again
+        samples = get(client, f"/fine_tuning/jobs/{job.id}/samples?round={made['number']}&limit=100")["data"]
+        assert len(samples) == 12
+        assert all(len(s["votes"]) == 4 and s["neighbours"] and s["reason"] for s in samples)
+        selected = [s for s in samples if s["verdict"] == "selected"]
+        assert len(selected) == made["selected"] > 0
     artefacts = {a["path"]: a for a in get(client, f"/fine_tuning/jobs/{job.id}/artifacts")["data"]}
     assert {"report.json", "report.md", "selected.jsonl", "adapter/adapter_model.safetensors", "adapter/lineage.json"} <= set(
         artefacts
