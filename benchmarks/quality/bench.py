@@ -17,7 +17,8 @@ from worker.semisup import lineage
 from worker.semisup.keep import canonical_json
 from worker.semisup.round import RoundResult, run_round
 from worker.semisup.spec import JobSpec
-from worker.semisup.task import FORMS, Task, make_task
+from worker.semisup.stages.recipe import FORMS
+from worker.semisup.task import Task, make_task
 
 NEARLY = 0.99  # of the rows a ratio asks for are as good as all: duplicates leave some sets a few short
 # Stages that no unlabeled, validation or test row reaches.

@@ -1,7 +1,5 @@
 """Our training loop against transformers.Trainer, and what must not change a result: micro-batches, reruns, the clock."""
 
-import math
-
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -13,7 +11,7 @@ from worker.semisup.errors import NonFiniteLoss
 from worker.semisup.objectives.sft import sft, weighted_sft
 from worker.semisup.spec import LoraSpec, Training
 from worker.semisup.stages.fit import Tokens, batches_of, fit
-from worker.semisup.stages.recipe import Recipe, resolve_recipe
+from worker.semisup.stages.recipe import Recipe
 
 EXAMPLES = [Tokens((10 + i, 20, 30 + i), (40 + i % 3, *([50] * (i % 2)), 3)) for i in range(10)]
 FULL = Training(trainable="full")
@@ -169,16 +167,3 @@ def test_objectives_by_hand():
     mask = torch.tensor([[1.0, 1.0], [0.0, 1.0]])
     assert [float(x) for x in sft(nll, mask, torch.ones(2))] == [7.0, 3.0]
     assert [float(x) for x in weighted_sft(nll, mask, torch.tensor([1.0, 0.5]))] == [5.0, 2.5]
-
-
-def test_auto_means_the_papers_recipe_for_large_lms_and_more_passes_for_small_ones():
-    large = resolve_recipe(Training(), "warmup", examples=500, parameters=8_000_000_000)
-    assert (large.learning_rate, large.n_epochs, large.batch_size, large.format) == (1e-4, 2, 8, "plain")
-    small = resolve_recipe(Training(), "warmup", examples=60, parameters=8_750_000)
-    assert small.n_epochs > 2
-    assert small.format == "mixed"
-    many = [resolve_recipe(Training(), stage, examples=1885, parameters=10**6).n_epochs for stage in ("warmup", "evolve")]
-    assert many == [6, 6]
-    given = resolve_recipe(Training(learning_rate=0.01, n_epochs=5), "evolve", examples=60, parameters=10**6, factor=0.1)
-    assert math.isclose(given.learning_rate, 0.001)
-    assert given.n_epochs == 5

@@ -14,12 +14,9 @@ from worker.semisup.prompts import conversation, thinned
 from worker.semisup.seeds import derive_seed
 from worker.semisup.spec import JobSpec, LabelAnswer
 from worker.semisup.stages.fit import Tokens
-from worker.semisup.stages.recipe import Recipe, resolve_recipe
+from worker.semisup.stages.recipe import FORMS, Recipe, resolve_recipe
 
 JUSTIFY_TOKENS = 96  # room for a reason beside the answer, when the spec says auto
-
-# Whether neighbours are shown, for each time that an example is seen in an epoch.
-FORMS = {"plain": (False,), "in_context": (True,), "mixed": (False, True)}
 
 
 @dataclass(frozen=True)
@@ -83,6 +80,7 @@ class Task:
             n_epochs=part.n_epochs,
             format=part.format if spec.propagation.in_context else "plain",
             factor=1.0 if stage == "warmup" else spec.evolve.learning_rate_factor,
+            alone=spec.resolve.resolver != "pool" and all(c.view == "lm" for c in spec.propagation.active),
         )
 
     def taught_without(self, rows: Sequence[int]) -> "Task":

@@ -15,8 +15,13 @@ SMALL = 100_000_000  # parameters
 LEARNING_RATE = {("lora", False): 1e-4, ("full", False): 1e-5, ("lora", True): 7e-4, ("full", True): 5e-4}
 PAPER_EPOCHS = 2
 SMALL_EXAMPLES = {"warmup": 720, "evolve": 2160}  # examples a small LM should see in the stage, over all epochs
+# The same for a warm-up whose votes stand alone, counted in prompts: "mixed" shows each example in two. Twelve passes, enough
+# beside classifiers, left 73 to 80 % of its votes on twelve intents wrong or unreadable (docs/LOG.md, 2026-11-28).
+SMALL_ALONE, SMALL_ALONE_EPOCHS = 4320, (6, 96)
 # Bounds of that. After two passes over 385 labels of 77 intents no answer could be read, and 1,885 rows were left half learned.
 SMALL_EPOCHS = (6, 24)
+# Whether neighbours are shown, for each time that an example is seen in an epoch.
+FORMS = {"plain": (False,), "in_context": (True,), "mixed": (False, True)}
 SMALL_BATCH = 8
 PAPER_BATCH = 8  # per-device 1 times 8 accumulation steps
 
@@ -48,15 +53,20 @@ def resolve_recipe(
     n_epochs: int | Literal["auto"] = "auto",
     format: str = "auto",
     factor: float = 1.0,
+    alone: bool = False,
 ) -> Recipe:
-    """The stage's recipe. `n_epochs` of the stage wins over the job's; `factor` scales the learning rate."""
+    """The stage's recipe. `n_epochs` of the stage wins over the job's; `factor` scales the learning rate.
+
+    `alone`: nothing but the LM votes, and its votes are not weighted by what the labels say of them.
+    """
     small = parameters < SMALL
+    auto_format = "mixed" if small and stage == "warmup" else "plain"
+    format = auto_format if format == "auto" else format
     given = n_epochs if n_epochs != "auto" else training.n_epochs
-    epochs = _auto_epochs(stage, examples, small) if given == "auto" else given
+    epochs = _auto_epochs(stage, examples, small, len(FORMS[format]) if alone else None) if given == "auto" else given
     rate = LEARNING_RATE[training.trainable, small] if training.learning_rate == "auto" else training.learning_rate
     multiplier = 1.0 if training.learning_rate_multiplier == "auto" else training.learning_rate_multiplier
     batch = (SMALL_BATCH if small else PAPER_BATCH) if training.batch_size == "auto" else training.batch_size
-    auto_format = "mixed" if small and stage == "warmup" else "plain"
     return Recipe(
         trainable=training.trainable,
         n_epochs=epochs,
@@ -65,10 +75,15 @@ def resolve_recipe(
         learning_rate=rate * multiplier * factor,
         warmup_ratio=training.warmup_ratio,
         weight_decay=training.weight_decay,
-        format=auto_format if format == "auto" else format,  # type: ignore[arg-type]
+        format=format,  # type: ignore[arg-type]
     )
 
 
-def _auto_epochs(stage: Literal["warmup", "evolve"], examples: int, small: bool) -> int:
-    low, high = SMALL_EPOCHS
-    return min(high, max(low, math.ceil(SMALL_EXAMPLES[stage] / max(1, examples)))) if small else PAPER_EPOCHS
+def _auto_epochs(stage: Literal["warmup", "evolve"], examples: int, small: bool, forms: int | None) -> int:
+    """`forms`: prompts of an example in an epoch, where votes stand alone."""
+    if not small:
+        return PAPER_EPOCHS
+    wanted, (low, high) = float(SMALL_EXAMPLES[stage]), SMALL_EPOCHS
+    if forms and stage == "warmup":
+        wanted, (low, high) = SMALL_ALONE / forms, SMALL_ALONE_EPOCHS
+    return min(high, max(low, math.ceil(wanted / max(1, examples))))

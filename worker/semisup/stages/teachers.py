@@ -14,8 +14,9 @@ from worker.semisup.data import Adapter, Example, Neighbours, Sample
 from worker.semisup.keep import Keep
 from worker.semisup.seeds import derive_seed
 from worker.semisup.splits import stratified_folds
+from worker.semisup.stages.recipe import FORMS
 from worker.semisup.stages.train import evolve
-from worker.semisup.task import FORMS, Task
+from worker.semisup.task import Task
 
 FOLDS = 2
 

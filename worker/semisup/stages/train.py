@@ -13,7 +13,8 @@ from worker.semisup.splits import Parts, stratified_split
 from worker.semisup.stages.evaluate import predictions_of
 from worker.semisup.stages.fit import PerEpoch, Tokens, fit
 from worker.semisup.stages.neighbours import neighbours_of
-from worker.semisup.task import FORMS, Task
+from worker.semisup.stages.recipe import FORMS
+from worker.semisup.task import Task
 
 STOPS_TRIED = 12  # at most this many epochs are looked at on the dev split
 STOP_LEVEL = 0.05  # of the test by which an epoch is worse than the best one
