@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from worker.semisup.data import Query
 from worker.semisup.seeds import derive_seed
 from worker.semisup.stages.neighbours import knn_vote, neighbours_of
+from worker.semisup.stages.views import one_thread
 from worker.semisup.task import Task
 
 Answered = list[str | None]
@@ -34,11 +35,13 @@ def knn(task: Task, queries: Sequence[Query]) -> Answered:
     return [knn_vote(near, query, task.labeled, task.answers, K)[0] for query in queries]
 
 
+@one_thread()
 def logistic(task: Task, queries: Sequence[Query]) -> Answered:
     x, y = _labeled(task)
     return _answers(_fit(x, y), _embed(task, queries))
 
 
+@one_thread()
 def logistic_self_training(task: Task, queries: Sequence[Query]) -> Answered:
     """Logistic regression taught by its own pseudo-labels; the variant is the best one in cross-validation on the labels."""
     x, y = _labeled(task)

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_info
 
 from tests.semisup.builders import example, examples, queries, query
 from worker.semisup.data import Split
 from worker.semisup.spec import POOLED_COLLABORATORS, Collaborator, JobSpec
-from worker.semisup.stages import evaluate
+from worker.semisup.stages import evaluate, views
 from worker.semisup.stages.evaluate import evaluate_classifier
 from worker.semisup.stages.views import label_propagation, logistic, nearest_graph, self_training, shown, views_of
 from worker.semisup.task import make_task
@@ -115,3 +116,21 @@ def test_the_reports_classifier_learns_from_the_unlabeled_rows_and_never_from_th
     monkeypatch.setattr(evaluate, "MOST_ROWS", 0)
     assert said(pool) == ["high"]
     assert evaluate_classifier(make_task(lab, spec, Split(labeled[:1], (), (), ())), [one])[0].correct
+
+
+def test_classifiers_are_fitted_on_one_blas_thread_and_others_get_theirs_back(lab, monkeypatch):
+    def threads() -> list[int]:
+        return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+
+    seen: list[int] = []
+
+    def watched(*args):
+        seen.extend(threads())
+        return logistic(*args)
+
+    monkeypatch.setattr(views, "VIEWS", {"logistic": watched})
+    before = threads()
+    views_of(lab, examples("l", 4), (), queries("u", 2), ("red", "blue"), [Collaborator(name="a", view="logistic")])
+    assert seen
+    assert set(seen) == {1}
+    assert threads() == before

@@ -8,7 +8,7 @@ from worker.semisup.data import Adapter, Example, Neighbours, Prediction
 from worker.semisup.lm import Lm
 from worker.semisup.seeds import derive_seed
 from worker.semisup.stages.neighbours import knn_vote
-from worker.semisup.stages.views import self_trained
+from worker.semisup.stages.views import one_thread, self_trained
 from worker.semisup.task import Task
 
 MOST_ROWS = 20_000  # of the pool, for the classifier
@@ -45,6 +45,7 @@ def evaluate_knn(task: Task, examples: Sequence[Example], neighbours: Neighbours
     return out
 
 
+@one_thread()
 def evaluate_classifier(task: Task, examples: Sequence[Example]) -> list[Prediction]:
     """Self-trained logistic regression on sentence embeddings of the labeled and unlabeled rows: what no LM is needed for.
 

@@ -5,13 +5,15 @@ Each is a pure function `(units, taught, classes, count, k) -> (n, count)`: prob
 an answer of theirs.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
 from worker.semisup.answers import LETTERS, Answers
 from worker.semisup.data import Example, Query, Views
@@ -37,6 +39,14 @@ def class_names(answers: Answers, labeled: Sequence[Example]) -> tuple[str, ...]
     return answers.labels
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Numpy's BLAS on one thread: fits of a few hundred rows took eight times as long on two, beside other work forty times."""
+    with threadpool_limits(limits=1, user_api="blas"):
+        yield
+
+
+@one_thread()
 def views_of(
     lab: Lab,
     labeled: Sequence[Example],
