@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from models.settings import BUNDLED
 from worker.semisup.bundled import READ, Bundled, build_bundled
 from worker.semisup.data import Message
 from worker.semisup.errors import LmNotFound
@@ -42,10 +43,12 @@ def test_the_bundled_lm_is_built_once_and_again_when_its_recipe_changed(tmp_path
 )
 def test_a_bundled_lm_is_told_from_a_folder(place, which):
     assert Bundled.parse(place) == which
+    assert bool(BUNDLED.fullmatch(place)) == (which is not None)  # the settings' own pattern says the same
 
 
 @pytest.mark.parametrize("place", ["bundled:0", "bundled:7", "bundled:x", "bundled:3+writer", "bundled:"])
 def test_a_bundled_lm_that_does_not_exist_is_named(place, tmp_path):
+    assert not BUNDLED.fullmatch(place)
     with pytest.raises(LmNotFound) as caught:
         Lab(place, name="x", cache=tmp_path)
     assert place in str(caught.value)

@@ -10,6 +10,7 @@ from worker.semisup.job import run_job
 from worker.semisup.keep import MemoryKeep, canonical_json
 from worker.semisup.lineage import ALWAYS_AGAIN, DERIVED, INPUTS, OUTSIDE, ROUND, UNREAD, fingerprint, same_inputs, taken_over
 from worker.semisup.spec import JobSpec
+from worker.semisup.task import make_task
 
 ONE_ROUND = [
     *("round-1/own-neighbours", "round-1/warmup", "round-1/neighbours", "round-1/propagate", "round-1/agree"),
@@ -130,6 +131,32 @@ def test_other_folds_cost_no_vote_unless_labels_are_held_out(spec, changed, agai
     assert again <= run_again
     assert "propagate" in again or run_again.isdisjoint({"warmup", "propagate"})
     assert again or run_again == set()
+
+
+WARM_UPS = [
+    {},
+    {"resolve": {"resolver": "pool"}},
+    {"resolve": {"resolver": "vote"}},
+    {"resolve": {"resolver": "vote"}, "propagation": {"collaborators": [{"name": "a"}, {"name": "b"}]}},
+    {"resolve": {"resolver": "drop"}, "propagation": {"collaborators": [{"name": "a"}, {"name": "b", "view": "knn"}]}},
+    {
+        "resolve": {"resolver": "drop"},
+        "propagation": {"collaboration": False, "collaborators": [{"name": "a"}, {"name": "b", "view": "knn"}]},
+    },
+    {"profile": "paper"},
+    {"profile": "paper", "resolve": {"resolver": "pool"}},
+    {"profile": "paper", "warmup": {"n_epochs": 12}},
+]
+
+
+def test_a_warm_up_is_used_again_only_where_it_would_be_as_long(lab, split):
+    """What "auto" passes come to depends on who votes beside the LM."""
+    specs = [JobSpec.model_validate(given) for given in WARM_UPS]
+    passes = [make_task(lab, spec, split).recipe("warmup", 60).n_epochs for spec in specs]
+    same = {(i, j) for i, a in enumerate(specs) for j, b in enumerate(specs) if i < j and same_inputs("warmup", a, b)}
+    assert {(i, j) for i, j in same if passes[i] != passes[j]} == set()
+    assert len(set(passes)) == 2
+    assert {(1, 4), (1, 7), (3, 5), (3, 6)} <= same, "who resolves does not matter beyond that"
 
 
 def by_stage(keep: MemoryKeep) -> dict[str, bytes]:

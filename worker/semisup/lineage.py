@@ -50,8 +50,27 @@ def _weights(whole: Mapping[str, Any]) -> Any:
     return _folds(whole) if _at(whole, "resolve.resolver") in ("pool", "auto") else None
 
 
+NOTHING = (
+    object()
+)  # read: the usual, of which a fingerprint says nothing, so that those made before there was a choice still hold
+
+
+def _alone(whole: Mapping[str, Any]) -> Any:
+    """Whether "auto" passes of a small LM's warm-up are those of one whose votes stand alone (task.py, recipe.py)."""
+    resolver, named = _at(whole, "resolve.resolver"), _at(whole, "propagation.collaborators")
+    asked = named if named == "auto" or _at(whole, "propagation.collaboration") else named[:1]
+    given = [_at(whole, "warmup.n_epochs"), _at(whole, "hyperparameters.n_epochs")] != ["auto", "auto"]
+    if given or resolver == "pool" or (asked != "auto" and any(c["view"] != "lm" for c in asked)):
+        return NOTHING
+    return [resolver == "auto", asked == "auto"]  # with an "auto" left, the answers decide: automatic.py
+
+
 # Where a stage reads less than a field, or what several fields make of each other: (the fields, what counts).
 DERIVED: Mapping[str, tuple[tuple[str, ...], Callable[[Mapping[str, Any]], Any]]] = {
+    "alone": (
+        ("resolve.resolver", "propagation.collaborators", "propagation.collaboration", "warmup", "hyperparameters.n_epochs"),
+        _alone,
+    ),
     "kept-out": (("calibration",), _kept_out),
     "folds": (("calibration", "resolve.resolver", "selection.strategy"), _folds),
     "weights": (("calibration", "resolve.resolver", "selection.strategy"), _weights),
@@ -68,7 +87,7 @@ INPUTS: Mapping[str, Reads] = {
 ROUND: Mapping[str, Reads] = {
     "own-neighbours": Reads(("propagation.k",), ("labels",)),
     "warmup": Reads(
-        ("warmup", "hyperparameters", "propagation.in_weight", "propagation.in_context", "kept-out"),
+        ("warmup", "hyperparameters", "propagation.in_weight", "propagation.in_context", "kept-out", "alone"),
         ("prompts", "own-neighbours"),
     ),
     "cross-fit": Reads((), (), ("evolve",)),  # trained as the round before evolved, on what that round selected
@@ -128,7 +147,8 @@ def fingerprint(spec: JobSpec, stage: str) -> str:
     """
     name = f"round-1/{stage}" if _entry(ROUND, stage) else stage
     whole = spec.model_dump(mode="json")
-    read = {path: _value(whole, path) for path in sorted(_fields(spec, name, set()))}
+    found = {path: _value(whole, path) for path in sorted(_fields(spec, name, set()))}
+    read = {path: value for path, value in found.items() if value is not NOTHING}
     return hashlib.sha256(canonical_json({"stage": name, "reads": read})).hexdigest()
 
 

@@ -15,11 +15,11 @@ SMALL = 100_000_000  # parameters
 LEARNING_RATE = {("lora", False): 1e-4, ("full", False): 1e-5, ("lora", True): 7e-4, ("full", True): 5e-4}
 PAPER_EPOCHS = 2
 SMALL_EXAMPLES = {"warmup": 720, "evolve": 2160}  # examples a small LM should see in the stage, over all epochs
-# The same for a warm-up whose votes stand alone, counted in prompts: "mixed" shows each example in two. Twelve passes, enough
-# beside classifiers, left 73 to 80 % of its votes on twelve intents wrong or unreadable (docs/LOG.md, 2026-11-28).
-SMALL_ALONE, SMALL_ALONE_EPOCHS = 4320, (6, 96)
 # Bounds of that. After two passes over 385 labels of 77 intents no answer could be read, and 1,885 rows were left half learned.
 SMALL_EPOCHS = (6, 24)
+# Both for a warm-up whose votes stand alone, counted in prompts: "mixed" shows each example in two. Twelve passes, enough
+# beside classifiers, left 73 to 80 % of its pseudo-labels on twelve intents wrong or unreadable (docs/LOG.md, 2026-11-28).
+SMALL_ALONE, SMALL_ALONE_EPOCHS = 4320, (6, 96)
 # Whether neighbours are shown, for each time that an example is seen in an epoch.
 FORMS = {"plain": (False,), "in_context": (True,), "mixed": (False, True)}
 SMALL_BATCH = 8
