@@ -48,7 +48,8 @@ def draw(task: TaskFile, rows: Loaded, seed: int, *, dev: bool = False) -> Draw:
 
     A test row whose text is in the training files too is dropped from test. Raises BenchError where rows do not suffice.
     """
-    generator = random.Random(derive_seed(seed, "draw", task.name))
+    shuffled_as = task.same_draw_as or task.name
+    generator = random.Random(derive_seed(seed, "draw", shuffled_as))
     train = list(rows.get("train", ()))
     generator.shuffle(train)
     labeled = list(rows.get("labeled", ()))
@@ -75,7 +76,7 @@ def draw(task: TaskFile, rows: Loaded, seed: int, *, dev: bool = False) -> Draw:
         validation: Sequence[Row] = rest[: task.validation]
     else:
         test = [row for row in rows["test"] if row.key not in seen]
-        random.Random(derive_seed(TEST_SEED, task.name)).shuffle(test)
+        random.Random(derive_seed(TEST_SEED, shuffled_as)).shuffle(test)
         if task.validation_from == "test":
             validation, test = test[: task.validation], test[task.validation :]
         else:

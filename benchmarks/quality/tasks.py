@@ -56,6 +56,7 @@ class TaskFile(Closed):
     title: str
     note: str = ""
     optional: bool = Field(False, description="Runs only when named by --tasks.")
+    same_draw_as: str | None = Field(None, description="A task of the same files and labels whose shuffles it takes.")
     root: Literal["data", "project"] = Field("data", description="Files lie under --data, or in this repository.")
     sources: tuple[Source, ...]
     columns: Columns

@@ -116,6 +116,19 @@ def test_growing_pools_are_nested_and_the_ceiling_sees_all_gold(folder):
         drawn.with_pool(7)
 
 
+def test_a_task_with_a_larger_pool_can_take_the_labels_and_test_rows_of_another(folder):
+    task = load_task(folder / "colours.yaml")
+    rows = load_rows(task, folder)
+    alone, larger = (changed(folder, name="more", unlabeled=9, same_draw_as=name) for name in (None, "colours"))
+    for dev in (False, True):
+        few = draw(task.model_copy(update={"validation": 1, "test": 2}), rows, 1, dev=dev).split
+        many = draw(larger.model_copy(update={"validation": 1, "test": 2}), rows, 1, dev=dev).split
+        assert few.labeled == many.labeled
+        assert few.unlabeled == many.unlabeled[:6]
+        assert (few.held_out == many.held_out) is not dev  # left-over rows are others where the pool is larger
+    assert draw(alone, rows, 1).split.labeled != draw(larger, rows, 1).split.labeled
+
+
 def test_rows_of_json_lists_are_found_by_position(tmp_path):
     rows = [[f"say {i}", ("a", "b")[i % 2], "skip" if i == 3 else "keep"] for i in range(8)]
     (tmp_path / "data.json").write_text(json.dumps({"deep": {"train": rows}}))
@@ -167,7 +180,7 @@ def test_a_wrong_task_file_names_its_field(folder):
 def test_every_task_of_the_project_can_be_read_and_only_optional_ones_wait_to_be_named():
     names = {task.name for task in find_tasks(None)}
     assert {"banking77-12", "banking77-77", "clinc-banking", "clinc-work", "fpb-100", "fpb-all"} <= names
-    assert not {"quick", "arc"} & names
+    assert not {"quick", "arc", "banking77-6000"} & names
     with pytest.raises(BenchError, match="No task is called nope; there are arc, banking77-12"):
         find_tasks("nope")
 
