@@ -74,12 +74,17 @@ def above(grids: Grids, arm: str, wanted: str) -> Target:
     gap = stats.difference(grids.ours, grids.accuracy.get(arm, {}))
     if not gap:
         return Target(wanted, "no shared piece", "not measured")
-    interval = stats.t_interval(list(stats.task_means(gap).values()))
-    width = "" if interval.low is None else f" [{interval.low:+.1f}, {interval.high:+.1f}]"
-    measured = f"{interval.mean:+.1f}{width} points over {interval.n} tasks"
+    means = stats.task_means(gap)
+    measured = f"{_over_tasks(gap)} points over {len(means)} tasks"
     if missing := short_of(gap):
         return Target(wanted, f"{measured}; {missing}", "not measured")
-    return Target(wanted, measured, "pass" if interval.mean > 0 else "fail")
+    return Target(wanted, measured, "pass" if stats.mean_over_tasks(gap) > 0 else "fail")
+
+
+def _over_tasks(gap: stats.Grid) -> str:
+    """Mean of the task means, and its 95 % t interval where there are two tasks."""
+    interval = stats.t_interval(list(stats.task_means(gap).values()))
+    return f"{interval.mean:+.1f}" + ("" if interval.low is None else f" [{interval.low:+.1f}, {interval.high:+.1f}]")
 
 
 def unbeaten(grids: Grids) -> Target:
@@ -108,10 +113,8 @@ def second_round(grids: Grids) -> Target:
     gap = stats.difference(taken, first)
     if not gap:
         return Target(wanted, "no piece with two rounds", "not measured")
-    measured = (
-        f"second minus first {stats.mean_over_tasks(stats.difference(second, first)):+.1f} points; "
-        f"as the job would choose {stats.mean_over_tasks(gap):+.1f}"
-    )
+    plain, chosen = (_over_tasks(grid) for grid in (stats.difference(second, first), gap))
+    measured = f"second minus first {plain} points; as the job would choose {chosen}"
     if missing := short_of(gap):
         return Target(wanted, f"{measured}; {missing}", "not measured")
     return Target(wanted, measured, "pass" if stats.mean_over_tasks(gap) >= 0 else "fail")

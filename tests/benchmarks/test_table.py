@@ -49,7 +49,10 @@ def test_a_second_round_that_loses_is_not_taken_by_a_job():
     records = everything(early=10, default=12)
     records += [record(t, s, "rounds", right(11), "", rounds=[two_rounds(12), two_rounds(11)]) for t in TASKS for s in SEEDS]
     found = targets(Grids(records))[5]
-    assert (found.status, found.measured) == ("pass", "second minus first -5.0 points; as the job would choose +0.0")
+    assert (found.status, found.measured) == (
+        "pass",
+        "second minus first -5.0 [-5.0, -5.0] points; as the job would choose +0.0 [+0.0, +0.0]",
+    )
 
 
 def test_of_rounds_that_validation_rows_cannot_tell_apart_a_job_takes_the_first():
@@ -57,7 +60,7 @@ def test_of_rounds_that_validation_rows_cannot_tell_apart_a_job_takes_the_first(
     rounds = [{"accuracy": n / 20, "validation_accuracy": 0.5} for n in (12, 14)]
     records += [record(t, s, "rounds", right(14), "", rounds=rounds) for t in TASKS for s in SEEDS]
     found = targets(Grids(records))[5]
-    assert found.measured == "second minus first +10.0 points; as the job would choose +0.0"
+    assert found.measured == "second minus first +10.0 [+10.0, +10.0] points; as the job would choose +0.0 [+0.0, +0.0]"
 
 
 def test_an_ablation_that_was_not_measured_throughout_leaves_the_question_open():
