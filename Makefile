@@ -7,7 +7,7 @@
 # make fuzz   an hour at most of requests nobody thought of, on both databases
 # make bench  benchmarks (ARGS=…)
 # make chaos  ten minutes of random faults on real servers, and a checker (ARGS="--minutes 1 --seed 1")
-# make bench-quality  does it help: ARGS=--quick (5 minutes), or ARGS="--data PATH" (hours; stop it and go on at will)
+# make bench-quality  does it help: ARGS=--quick (5 to 9 minutes), or ARGS="--data PATH" (hours; stop it and go on at will)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
