@@ -185,6 +185,14 @@ def test_every_task_of_the_project_can_be_read_and_only_optional_ones_wait_to_be
         find_tasks("nope")
 
 
+def test_a_task_of_the_project_that_shares_a_draw_differs_from_the_other_in_its_pool_alone():
+    (larger,) = find_tasks("banking77-6000")
+    (other,) = find_tasks(larger.same_draw_as)
+    own = {"name", "title", "note", "optional", "same_draw_as", "unlabeled"}
+    assert larger.model_dump(exclude=own) == other.model_dump(exclude=own)
+    assert larger.unlabeled > other.unlabeled
+
+
 def test_the_quick_task_runs_from_the_projects_own_files():
     (task,) = find_tasks("quick")
     split = draw(task, load_rows(task, None), 0).split
