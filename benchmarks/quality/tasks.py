@@ -56,7 +56,7 @@ class TaskFile(Closed):
     title: str
     note: str = ""
     optional: bool = Field(False, description="Runs only when named by --tasks.")
-    same_draw_as: str | None = Field(None, description="A task of the same files and labels whose shuffles it takes.")
+    same_draw_as: str | None = Field(None, description="A task beside it: its shuffles, and its fields where this file has none.")
     root: Literal["data", "project"] = Field("data", description="Files lie under --data, or in this repository.")
     sources: tuple[Source, ...]
     columns: Columns
@@ -85,13 +85,32 @@ class TaskFile(Closed):
 def load_task(path: Path) -> TaskFile:
     """Raises BenchError naming the file and the field."""
     try:
-        return TaskFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return TaskFile.model_validate(_with_those_of_the_other(path, _read(path)))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise BenchError(f"{path.name}: {where}: {first['msg']}. See benchmarks/quality/tasks.py for the fields.") from error
+
+
+def _read(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise BenchError(f"{path.name} cannot be read as YAML: {error}") from error
+
+
+def _with_those_of_the_other(path: Path, given: Any) -> Any:
+    """The fields of the task named by `same_draw_as`, with those of this file laid upon them; its note stays its own."""
+    name = given.get("same_draw_as") if isinstance(given, dict) else None
+    if not isinstance(name, str):
+        return given
+    beside = path.with_name(f"{name}.yaml")
+    if beside == path or not beside.is_file():
+        raise BenchError(f"{path.name}: same_draw_as: there is no other task {name} beside it; name one of its folder.")
+    other = _read(beside)
+    if not isinstance(other, dict) or "same_draw_as" in other:
+        raise BenchError(f"{path.name}: same_draw_as: {name} has no draw of its own; name a task that has.")
+    return {field: value for field, value in other.items() if field not in ("note", "optional")} | given
 
 
 def find_tasks(names: str | None, folder: Path = HERE) -> list[TaskFile]:

@@ -116,10 +116,12 @@ def test_growing_pools_are_nested_and_the_ceiling_sees_all_gold(folder):
         drawn.with_pool(7)
 
 
-def test_a_task_with_a_larger_pool_can_take_the_labels_and_test_rows_of_another(folder):
+def test_a_task_with_a_larger_pool_can_take_the_fields_labels_and_test_rows_of_another(folder):
     task = load_task(folder / "colours.yaml")
-    rows = load_rows(task, folder)
-    alone, larger = (changed(folder, name="more", unlabeled=9, same_draw_as=name) for name in (None, "colours"))
+    (folder / "more.yaml").write_text("name: more\ntitle: more of it\nsame_draw_as: colours\nunlabeled: 9\n")
+    larger = load_task(folder / "more.yaml")
+    assert larger == changed(folder, name="more", title="more of it", same_draw_as="colours", unlabeled=9, note="")
+    alone, rows = changed(folder, name="more", unlabeled=9), load_rows(task, folder)
     for dev in (False, True):
         few = draw(task.model_copy(update={"validation": 1, "test": 2}), rows, 1, dev=dev).split
         many = draw(larger.model_copy(update={"validation": 1, "test": 2}), rows, 1, dev=dev).split
@@ -127,6 +129,25 @@ def test_a_task_with_a_larger_pool_can_take_the_labels_and_test_rows_of_another(
         assert few.unlabeled == many.unlabeled[:6]
         assert (few.held_out == many.held_out) is not dev  # left-over rows are others where the pool is larger
     assert draw(alone, rows, 1).split.labeled != draw(larger, rows, 1).split.labeled
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("colour", "more.yaml: same_draw_as: there is no other task colour beside it; name one of its folder."),
+        ("more", "more.yaml: same_draw_as: there is no other task more beside it; name one of its folder."),
+        ("most", "more.yaml: same_draw_as: most has no draw of its own; name a task that has."),
+        ("broken", "broken.yaml cannot be read as YAML: "),
+        ("7", "more.yaml: same_draw_as: Input should be a valid string."),
+    ],
+)
+def test_a_draw_that_cannot_be_shared_is_refused_by_name(folder, name, says):
+    (folder / "most.yaml").write_text("name: most\nsame_draw_as: colours\n")
+    (folder / "broken.yaml").write_text("name: [")
+    (folder / "more.yaml").write_text(f"name: more\ntitle: more\nsame_draw_as: {name}\nunlabeled: 9\n")
+    with pytest.raises(BenchError) as caught:
+        load_task(folder / "more.yaml")
+    assert str(caught.value).startswith(says)
 
 
 def test_rows_of_json_lists_are_found_by_position(tmp_path):
@@ -180,13 +201,17 @@ def test_a_wrong_task_file_names_its_field(folder):
 def test_every_task_of_the_project_can_be_read_and_only_optional_ones_wait_to_be_named():
     names = {task.name for task in find_tasks(None)}
     assert {"banking77-12", "banking77-77", "clinc-banking", "clinc-work", "fpb-100", "fpb-all"} <= names
-    assert not {"quick", "arc", "banking77-6000"} & names
+    assert not {"quick", "arc", *LARGER} & names
     with pytest.raises(BenchError, match="No task is called nope; there are arc, banking77-12"):
         find_tasks("nope")
 
 
-def test_a_task_of_the_project_that_shares_a_draw_differs_from_the_other_in_its_pool_alone():
-    (larger,) = find_tasks("banking77-6000")
+LARGER = ("banking77-12-1300", "banking77-6000", "clinc-banking-1300", "clinc-work-1300", "fpb-100-1600")
+
+
+@pytest.mark.parametrize("name", LARGER)
+def test_a_task_of_the_project_that_shares_a_draw_differs_from_the_other_in_its_pool_alone(name):
+    (larger,) = find_tasks(name)
     (other,) = find_tasks(larger.same_draw_as)
     own = {"name", "title", "note", "optional", "same_draw_as", "unlabeled"}
     assert larger.model_dump(exclude=own) == other.model_dump(exclude=own)
