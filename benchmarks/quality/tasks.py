@@ -56,7 +56,7 @@ class TaskFile(Closed):
     title: str
     note: str = ""
     optional: bool = Field(False, description="Runs only when named by --tasks.")
-    same_draw_as: str | None = Field(None, description="A task beside it: its shuffles, and its fields where this file has none.")
+    same_draw_as: str | None = Field(None, description="A task beside it: its shuffles, and its fields where none is given.")
     root: Literal["data", "project"] = Field("data", description="Files lie under --data, or in this repository.")
     sources: tuple[Source, ...]
     columns: Columns
