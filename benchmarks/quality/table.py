@@ -220,25 +220,23 @@ def ratio_curve(grids: Grids) -> str:
         for name, r in grids.arms.items()
         if r["group"] == "ratio"
     }
-    return (
-        curve(grids, "Accuracy against unlabeled : labeled", {"control": grids.control} | points)
-        if any(points.values())
-        else ""
-    )
+    return curve(grids, "Accuracy against unlabeled : labeled", points, {"all": grids.ours})
 
 
 def rounds_curve(grids: Grids) -> str:
     most = max((len(r["rounds"]) for r in grids.good if r["group"] == "rounds"), default=0)
-    points = {f"round {number}": grids.round(number) for number in range(1, most + 1)}
-    return curve(grids, "Accuracy against rounds", {"control": grids.control} | points) if most else ""
+    return curve(grids, "Accuracy against rounds", {f"round {number}": grids.round(number) for number in range(1, most + 1)}, {})
 
 
-def curve(grids: Grids, title: str, points: Mapping[str, Mapping[Key, float]]) -> str:
+def curve(grids: Grids, title: str, points: Mapping[str, Mapping[Key, float]], end: Mapping[str, Mapping[Key, float]]) -> str:
+    """The tasks that have a point of the curve; the control stands before it, `end` after it."""
+    measured = {task for grid in points.values() for task, _ in grid}
+    columns = {"control": grids.control, **points, **end}
     rows = []
-    for task in grids.tasks:
-        values = [stats.by_task(grid).get(task) for grid in points.values()]
+    for task in (task for task in grids.tasks if task in measured):
+        values = [stats.by_task(grid).get(task) for grid in columns.values()]
         rows.append((task, *(cell(found, len(grids.seeds)) for found in values)))
-    return f"## {title}\n\n" + markdown(("task", *points), rows)
+    return f"## {title}\n\n" + markdown(("task", *columns), rows) if rows else ""
 
 
 # --- small words ------------------------------------------------------------------------------------------------------
