@@ -225,7 +225,8 @@ def ratio_curve(grids: Grids) -> str:
 
 def rounds_curve(grids: Grids) -> str:
     most = max((len(r["rounds"]) for r in grids.good if r["group"] == "rounds"), default=0)
-    return curve(grids, "Accuracy against rounds", {f"round {number}": grids.round(number) for number in range(1, most + 1)}, {})
+    points = {f"round {number}": grids.round(number) for number in range(1, most + 1)}
+    return curve(grids, "Accuracy against rounds", points, {})
 
 
 def curve(grids: Grids, title: str, points: Mapping[str, Mapping[Key, float]], end: Mapping[str, Mapping[Key, float]]) -> str:
