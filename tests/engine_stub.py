@@ -195,6 +195,15 @@ def _handler(stub: EngineStub) -> type[BaseHTTPRequestHandler]:
         def _no_logprobs(self, body: dict[str, Any]) -> None:
             self._good(body, logprobs=False)
 
+        def _missing(self, body: dict[str, Any]) -> None:
+            """A good answer, for the first token of which the server has no log-prob."""
+            answer = completion(stub.say(body["messages"], body["seed"]), body["model"])
+            answer["choices"][0]["logprobs"]["content"][0]["logprob"] = -9999.0
+            self._send(200, answer)
+
+        def _too_long(self, _: dict[str, Any]) -> None:
+            self._send(400, {"error": {"message": "prompt has 5000 tokens, this model reads 4096"}})
+
         def _unauthorised(self, _: dict[str, Any]) -> None:
             self._send(401, {"error": {"message": f"wrong key {self.headers['authorization']}\nask Ann"}})
 

@@ -9,8 +9,7 @@ from models.db import transaction
 from models.queries.leases import Lease
 from models.queries.orders import job_order
 from models.settings import settings
-from models.tables import File
-from worker.places import lm_cache, lm_place, places
+from worker.places import fetched, lm_cache, lm_place, places
 
 
 def write_order(lease: Lease, scratch: Path) -> dict[str, Any]:
@@ -19,12 +18,12 @@ def write_order(lease: Lease, scratch: Path) -> dict[str, Any]:
         job = job_order(session, lease.job_id)
     here = settings()
     base = lm_place(job.base_lm)
-    files = {role: _fetched(file, scratch / "files" / role) for role, file in job.files.items()}
+    files = {role: fetched(file, scratch / "files" / role) for role, file in job.files.items()}
     start = None
     if job.start:
         for name, sha256 in job.start.files.items():
             blobs().fetch(sha256, scratch / "start" / name)
-        learned = [_fetched(file, scratch / "files" / f"earlier-{n}") for n, file in enumerate(job.start.trained_on)]
+        learned = [fetched(file, scratch / "files" / f"earlier-{n}") for n, file in enumerate(job.start.trained_on)]
         start = {"job": job.start.job_id, "path": str(scratch / "start"), "trained_on": learned}
     return {
         "job": lease.job_id,
@@ -45,8 +44,3 @@ def write_order(lease: Lease, scratch: Path) -> dict[str, Any]:
         "device": here.device,
         "threads": here.threads,
     }
-
-
-def _fetched(file: File, path: Path) -> dict[str, Any]:
-    blobs().fetch(file.sha256, path)
-    return {"path": str(path), "filename": file.filename, "options": file.options}

@@ -9,6 +9,7 @@ from models.blobs import blobs
 from models.db import transaction
 from models.queries.adapters import adapter_files
 from models.settings import engine_key, settings
+from models.tables import File
 from worker.semisup.folders import revision, weights_sha256
 
 COLLABORATORS = "propagation.collaborators"
@@ -70,7 +71,7 @@ def lm_cache() -> Path:
     return settings().data_dir.resolve() / "lms"
 
 
-def _adapter(job_id: str, name: str, scratch: Path) -> dict[str, str]:
+def _adapter(job_id: str, name: str, scratch: Path) -> dict[str, Any]:
     with transaction(read_only=True) as session:
         found = adapter_files(session, job_id, name)
     if found is None:
@@ -80,7 +81,19 @@ def _adapter(job_id: str, name: str, scratch: Path) -> dict[str, str]:
         blobs().fetch(sha256, folder / path)
     weights = "".join(sha256 for path, sha256 in sorted(found.files.items()) if path.endswith(".safetensors"))
     kind = "lora" if "adapter_config.json" in found.files else "full"
-    return {"base": found.base_lm, "path": str(folder), "kind": kind, "sha256": hashlib.sha256(weights.encode()).hexdigest()}
+    return {
+        "base": found.base_lm,
+        "path": str(folder),
+        "kind": kind,
+        "sha256": hashlib.sha256(weights.encode()).hexdigest(),
+        "learned": [fetched(file, folder.with_name(f"{folder.name}-learned") / str(n)) for n, file in enumerate(found.trained_on)],
+    }
+
+
+def fetched(file: File, path: Path) -> dict[str, Any]:
+    """An upload's bytes brought to `path`, and what a reader has to know of it. Raises BlobError."""
+    blobs().fetch(file.sha256, path)
+    return {"path": str(path), "filename": file.filename, "options": file.options}
 
 
 def _engine(name: str) -> dict[str, Any]:

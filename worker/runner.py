@@ -65,7 +65,7 @@ def run_semisup(order: Order, keep: PipeKeep) -> None:
     from worker.semisup.lm import Lab
     from worker.semisup.outside import open_outside
     from worker.semisup.spec import load_spec
-    from worker.semisup.start import go_on
+    from worker.semisup.start import answered_from_memory, go_on
 
     spec = load_spec(order["spec"])
     files = {
@@ -77,9 +77,6 @@ def run_semisup(order: Order, keep: PipeKeep) -> None:
         learned = [Source(Path(file["path"]), file["filename"], file["options"]) for file in before["trained_on"]]
         start, split, more = go_on(spec, split, Path(before["path"]), before["job"], learned)
         notes += more
-    if not order["assist"]:
-        for note in notes:
-            keep.note(note)
     with open_outside(order["outside"]) as outside:
         lab = Lab(
             order["base"],
@@ -94,6 +91,11 @@ def run_semisup(order: Order, keep: PipeKeep) -> None:
         for name in outside.lms:
             lab.beside(name)
         check_responses(lab, inputs, files["labeled"])
+        memory, more = answered_from_memory(spec, split, outside)
+        notes += more
+        if not order["assist"]:
+            for note in notes:
+                keep.note(note)
         fork = order["fork"]
     outcome = run_job(
         spec,
@@ -104,6 +106,7 @@ def run_semisup(order: Order, keep: PipeKeep) -> None:
         notes=notes,
         shared=inputs.shared,
         start=start,
+        learned=memory,
         late_notes=lambda: [*([f"{keep.taken_over()} taken over from {fork['job']}."] if fork else []), *keep.halved()],
     )
     if outcome.decision.reason == "worse" and not order["assist"]:

@@ -1,6 +1,7 @@
 """What a job's collaborators may name: refused with what there is, before anything is queued."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from pydantic import ValidationError
 from models.db import transaction
 from models.queries.adapters import adapter_files
 from models.settings import EngineSettings, Settings, engine_key
-from tests.api.rows import run_to_the_end
+from tests.api.rows import labeled, run_to_the_end
 from tests.api.sending import JOBS, SEMI, World, new_world
 from tests.rows import add_job, set_job
 from worker.places import NotHere, places
@@ -98,6 +99,8 @@ def test_a_worker_fetches_adapters_and_reads_keys_at_the_last_moment(world: Worl
     adapter = found["adapters"][name]
     assert (adapter["base"], adapter["kind"]) == ("semift-small", "full")  # no adapter_config.json: whole weights
     assert (tmp_path / "adapters").is_dir()
+    [learned] = adapter["learned"]
+    assert (learned["filename"], Path(learned["path"]).read_bytes()) == ("rows.jsonl", labeled())
     assert found["engines"]["big-one"]["api_key"] == "sk-1"
     for nobody in ({"items": 6}, {"propagation": {"collaborators": "auto"}}):
         assert places(job, nobody, tmp_path) == {"lms": {}, "adapters": {}, "engines": {}}

@@ -52,6 +52,21 @@ def test_off_and_held_out(lab, split):
     assert taught.max_new_tokens == task.max_new_tokens
 
 
+@pytest.mark.parametrize("calibration", [{"mode": "cross_fit", "folds": 3}, {"mode": "held_out", "fraction": 0.5}])
+def test_rows_that_a_collaborator_answers_from_memory_teach_and_calibrate_nothing(lab, split, calibration):
+    task = task_of(lab, split, calibration=calibration)
+    known = frozenset(e.id for e in split.labeled[:4])
+    folds = calibration_folds(replace(task, learned=known))
+    judged = {split.labeled[i].id for fold in folds for i in fold}
+    assert judged
+    assert not judged & known
+    if calibration["mode"] == "cross_fit":
+        assert judged == {e.id for e in split.labeled} - known
+    everything = replace(task, learned=frozenset(e.id for e in split.labeled))
+    assert calibration_folds(everything) == ()
+    assert teaching(everything, ()) is everything
+
+
 @pytest.fixture
 def spied(monkeypatch):
     """Ids of the labeled rows each warm-up was trained on and each vote could be shown."""

@@ -135,7 +135,7 @@ def test_retries_are_counted_per_request(stub, connect):
     assert len(stub.asked) == 3
 
 
-def test_patience_is_for_the_whole_chunk_and_every_answer_makes_it_whole_again(stub, connect):
+def test_patience_is_for_the_whole_chunk(stub, connect):
     stub.fail(*["broken"] * 10_000)
     engine = connect(patience_s=0.3, retries=100, max_concurrency=2)
     with pytest.raises(EngineAway, match=r"no answer for 0\.3 s"):
@@ -145,6 +145,28 @@ def test_patience_is_for_the_whole_chunk_and_every_answer_makes_it_whole_again(s
     assert patience.pause(Fault("x"), 0) is None
     patience = client.Patience(seconds=10, retries=5)
     assert patience.pause(Fault("x", after=2.0), 0) == pytest.approx(2.0, abs=0.02)
+
+
+def test_every_answer_makes_patience_whole_again(stub, connect):
+    """Six faults of 0.1 s and more each, where 0.5 s without an answer are too many; in between it answers."""
+    stub.fail(*["limited", None] * 6)
+    stub.retry_after = "0.1"
+    engine = connect(patience_s=0.5, retries=1, max_concurrency=1)
+    began = time.monotonic()
+    assert ask(engine) == RIGHT
+    assert time.monotonic() - began > 0.5
+    patience = client.Patience(seconds=10, retries=5, spent=True)
+    assert patience.pause(Fault("x"), 0) is None
+    patience.answered()
+    assert patience.pause(Fault("x"), 0) is not None
+
+
+def test_an_engine_that_is_back_is_borne_with_as_before(stub, connect):
+    """One fault amid good answers costs a pause, not the votes of the rest of the chunk."""
+    engine = connect(patience_s=60, retries=5, max_concurrency=2)
+    engine._down = True
+    stub.fail(None, None, "limited")
+    assert ask(engine, optional=True) == RIGHT
 
 
 def test_an_engine_nobody_listens_at_is_away(connect):
@@ -187,6 +209,32 @@ def test_a_refusal_is_final_names_the_engine_and_hides_the_key(stub, connect, fa
     assert not caught.value.again
     assert KEY not in f"{caught.value}{caught.value.__dict__}"
     assert len(stub.asked) == 1, "not asked again, nor anything else"
+
+
+def test_a_row_that_an_optional_engine_refuses_costs_that_vote_and_no_other(stub, connect):
+    stub.fail("too_long", None, None, "too_long")
+    replies = ask(connect(max_concurrency=1), optional=True)
+    gone = [i for i, reply in enumerate(replies) if reply.error]
+    assert gone == [0, 3]
+    assert [r for r in replies if not r.error] == [r for i, r in enumerate(RIGHT) if i not in gone]
+    assert replies[0].error == "engine remote refused: status 400: prompt has 5000 tokens, this model reads 4096"
+    assert len(stub.asked) == 12, "what is refused is not asked again"
+
+
+@pytest.mark.parametrize(("optional", "asked"), [(False, 1), (True, 12)])
+def test_an_engine_that_refuses_every_row_fails_the_job_and_so_does_one_row_of_a_required_engine(
+    stub, connect, optional, asked
+):
+    stub.fail(*["too_long"] * 12)
+    with pytest.raises(EngineRefused, match=r"'remote' refused: status 400: prompt has 5000 tokens"):
+        ask(connect(max_concurrency=1), optional=optional)
+    assert len(stub.asked) == asked
+
+
+def test_a_log_prob_that_the_server_does_not_have_is_left_out_of_the_mean(stub, connect):
+    stub.fail("missing")
+    [reply] = ask(connect(), count=1)
+    assert reply == Reply("red", pytest.approx(0.1), 2)
 
 
 def test_a_wrong_path_is_refused_in_the_servers_words(stub, connect):
@@ -266,6 +314,18 @@ def test_an_empty_answer_is_an_answer_without_a_score():
     assert read_reply(body(tokens=0, content=None), logprobs=True, max_tokens=4) == Reply("", None, 0)
     with pytest.raises(NoLogprobs):
         read_reply(body(tokens=0), logprobs=True, max_tokens=4)
+
+
+def test_a_reply_without_any_known_log_prob_is_not_scored():
+    content = [{"logprob": -9999.0}] * 2
+    choice = {"message": {"content": "red"}, "finish_reason": "stop", "logprobs": {"content": content}}
+    raw = json.dumps({"choices": [choice]}).encode()
+    assert read_reply(raw, logprobs=True, max_tokens=4) == Reply("red", None, 2)
+
+
+def test_a_text_was_generated_even_where_the_server_counts_no_tokens():
+    """0 tokens is what a vote has that no LM generated, and that is no pseudo-response to train on."""
+    assert read_reply(body(tokens=0), logprobs=False, max_tokens=4).tokens == 1
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.semisup.builders import PAPER_JOB, examples, queries
+from tests.semisup.builders import PAPER_JOB, TINY_JOB, examples, queries
 from worker.semisup import arms, round
 from worker.semisup.data import Split
 from worker.semisup.errors import DataError, SpecError
 from worker.semisup.job import run_job
 from worker.semisup.keep import MemoryKeep
+from worker.semisup.outside import open_outside
 from worker.semisup.spec import JobSpec
 from worker.semisup.stages import calibrate, train
-from worker.semisup.start import adapter_at, check_start, without_seen
+from worker.semisup.start import adapter_at, answered_from_memory, check_start, without_seen
 
 
 def tiny(**changes) -> JobSpec:
@@ -155,3 +156,43 @@ def test_notes_that_are_known_late_are_in_the_report(run, split):
     outcome, keep = run(split, spec=spec, notes=["early"], late_notes=late)
     assert outcome.report.body["notes"] == ["early", "late 1"], "what two know of is said once"
     assert "report" in keep.stored
+
+
+def collaborating(tmp_path, rows: int):
+    """Places in which the adapter ft:old has learned the first `rows` labeled rows, in another order and spelling."""
+    lines = [f'"{e.query.question.upper()} ",{e.answer}' for e in reversed(examples("l", rows))]
+    file = tmp_path / "a1b2"
+    file.write_text("\n".join(["text,label", *lines]), encoding="utf-8")
+    learned = [{"path": str(file), "filename": "old.csv"}] if rows else []
+    return open_outside({"adapters": {"ft:old": {"base": "tiny", "path": str(tmp_path), "learned": learned}}})
+
+
+def test_labeled_rows_that_a_collaborating_adapter_was_trained_on_are_found_by_their_normalised_text(tmp_path):
+    split = Split(examples("l", 8), (), ())
+    named = [{"name": "a"}, {"name": "old", "adapter": "ft:old"}]
+    spec = tiny(propagation={"collaborators": named})
+    ids, notes = answered_from_memory(spec, split, collaborating(tmp_path, 4))
+    assert ids == {e.id for e in split.labeled[:4]}
+    assert notes == [
+        "4 of 8 labeled rows are rows that the collaborating adapter ft:old was trained on: votes are not weighed or judged "
+        "by them."
+    ]
+    alone = tiny(propagation={"collaborators": named, "collaboration": False})
+    for given, rows in ((spec, 0), (alone, 4), (tiny(), 4)):
+        assert answered_from_memory(given, split, collaborating(tmp_path, rows)) == (frozenset(), [])
+
+
+@pytest.mark.slow
+def test_a_pool_without_a_row_to_weigh_by_weighs_all_alike_and_promises_nothing(run, split):
+    spec = JobSpec.model_validate(
+        {
+            **TINY_JOB,
+            "selection": {"strategy": "risk_control", "precision": 0.9},
+            "evaluation": {"baselines": False, "with_neighbours": False},
+        }
+    )
+    outcome, _ = run(split, spec=spec, learned=frozenset(e.id for e in split.labeled))
+    [found] = outcome.report.body["rounds"]
+    assert found["guarantee"]["certified"] is False
+    assert found["guarantee"]["calibration_rows"] == 0
+    assert found["selected"] > 0

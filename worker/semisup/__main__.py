@@ -22,6 +22,7 @@ from worker.semisup.lengths import check_responses
 from worker.semisup.lm import Lab
 from worker.semisup.outside import open_outside
 from worker.semisup.spec import load_spec
+from worker.semisup.start import answered_from_memory
 
 
 def main() -> int:
@@ -54,7 +55,11 @@ def main() -> int:
             outside=outside,
         )
         check_responses(lab, inputs, files["labeled"])
-        outcome = run_job(spec, inputs.split, lab=lab, keep=keep, gold=inputs.gold, notes=inputs.notes, shared=inputs.shared)
+        learned, more = answered_from_memory(spec, inputs.split, outside)
+        notes = [*inputs.notes, *more]
+        outcome = run_job(
+            spec, inputs.split, lab=lab, keep=keep, gold=inputs.gold, notes=notes, shared=inputs.shared, learned=learned
+        )
     except (SemisupError, OSError) as error:
         hint = getattr(error, "hint", None)
         sys.stderr.write(f"\n{error}{f' {hint}' if hint else ''}\n")

@@ -21,7 +21,10 @@ from worker.semisup.spec import AnswerSpec, LabelAnswer, NumberAnswer, TextAnswe
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 MARKER = re.compile(r"(?:^|\n|[.!?]\s)\s*(?:the\s+)?(?:final\s+)?answer\s*(?:is\s*:?|:)\s*", re.IGNORECASE)
 LETTER = re.compile(r"^\(?([A-Za-z])\)?(?:[.):]?$|[.):]\s)")
-NUMBER = re.compile(r"(?<![\w.,])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\w]|[.,]\d)", re.ASCII)
+# No part of a version, fraction, time or date; the sign may stand before a currency.
+NUMBER = re.compile(r"(?<![\w.,])(?<!\d[/:])([-+]?)[$€£]?((?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?)(?![\w]|[.,/:]\d)", re.ASCII)
+MINUS = "\u2212"  # the typographic one
+SENTENCE = re.compile(r"[.!?]\s|\n")  # where the statement of an answer ends
 RESULT = "####"  # what gsm8k puts before the result of its steps
 NUMBER_LENGTH = 64  # characters; longer digit strings are noise
 DIGITS = Context(prec=NUMBER_LENGTH)  # the usual 28 digits would make two long numbers one
@@ -207,7 +210,7 @@ def _stated(response: str) -> str:
 
 def _is_number(text: str) -> bool:
     """Whether the text is nothing but one number, with a currency or per cent sign or a full stop about it at most."""
-    return NUMBER.fullmatch(text.strip("$€£% \n").removesuffix(".")) is not None
+    return NUMBER.fullmatch(text.replace(MINUS, "-").strip("$€£% \n").removesuffix(".")) is not None
 
 
 def _choice(text: str, options: Sequence[str]) -> str | None:
@@ -233,12 +236,19 @@ def _spaceless(text: str) -> str:
 
 
 def _number(response: str) -> str | None:
-    """The number after the last "Answer:" or "####", else the only number there is. Canonical decimal text."""
+    """The only number in the first sentence with one after the last "Answer:" or "####", else in the whole response.
+
+    Canonical decimal text.
+    """
     stated = _stated(response)
-    found = NUMBER.findall(stated)
-    if not found or (len(set(found)) > 1 and stated == response.strip()):
-        return None
-    text = found[0].replace(",", "")
+    parts = [stated] if stated == response.strip() else SENTENCE.split(stated)
+    numbers = next(filter(None, (NUMBER.findall(part.replace(MINUS, "-")) for part in parts)), [])
+    found = {_canonical(sign + digits) for sign, digits in numbers}
+    return found.pop() if len(found) == 1 else None
+
+
+def _canonical(text: str) -> str | None:
+    text = text.replace(",", "")
     if len(text) > NUMBER_LENGTH:
         return None
     try:

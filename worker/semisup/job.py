@@ -41,20 +41,22 @@ def run_job(
     notes: Sequence[str] = (),
     shared: Mapping[str, int] | None = None,
     start: Adapter | None = None,
+    learned: frozenset[str] = frozenset(),
     late_notes: Callable[[], Sequence[str]] = tuple,
 ) -> Outcome:
     """Run every stage that `keep` has not kept yet. `gold` holds answers of unlabeled rows: only the report sees them.
 
     `split` is the files as they are; who decides and who is reported is arranged here. `shared` counts the rows that two
     files had in common before any were dropped; default: those of `split`. `start` is an earlier job's adapter, which warm-up
-    goes on from (without unlabeled rows, the one training there is). `late_notes` is asked just before the report.
+    goes on from (without unlabeled rows, the one training there is). `learned` are ids of labeled rows that an adapter among
+    the collaborators was trained on (start.answered_from_memory). `late_notes` is asked just before the report.
     Raises a SemisupError for data that cannot be used; every other stage's output stays kept for the next try.
     """
     if start:
         check_start(spec, {"trainable": start.kind}, whose="the earlier job", unlabeled=bool(split.unlabeled))
     task = make_task(lab, spec, split)
     rows, source = arrange(spec, task.split)
-    task = replace(task, split=rows, start=start)
+    task = replace(task, split=rows, start=start, learned=learned)
     check_labels(task)
     rounds = run_rounds(task, keep) if split.unlabeled else None
     if rounds and rounds.result.evolved is None:

@@ -17,8 +17,21 @@ from worker.semisup.errors import EngineNotFound, LmNotFound, SemisupError, Spec
 T = TypeVar("T")
 
 
+class Learned(BaseModel):
+    """A file of labeled rows that an adapter was trained on; `filename` where it lies under another name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    filename: str = ""
+    options: Mapping[str, Any] | None = None
+
+
 class Tuned(BaseModel):
-    """A fine-tuned adapter, or whole weights, in a folder; `base` is one of the names in `lms`, or the job's own base."""
+    """A fine-tuned adapter, or whole weights, in a folder; `base` is one of the names in `lms`, or the job's own base.
+
+    `learned`: what it was trained on, so that rows which it answers from memory calibrate nothing.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -26,6 +39,7 @@ class Tuned(BaseModel):
     path: str
     kind: Literal["lora", "full"] = "lora"
     sha256: str = ""
+    learned: tuple[Learned, ...] = ()
 
     def reference(self) -> Adapter:
         return Adapter(self.path, self.kind, self.sha256 or self.path, steps=0, trained_tokens=0, final_loss=0.0)
@@ -54,7 +68,9 @@ class Outside:
         """What a run's votes depend on of all this, as plain JSON: no address of a server, and no key."""
         return {
             "lms": dict(self.lms),
-            "adapters": {name: tuned.model_dump() for name, tuned in self.adapters.items()},
+            "adapters": {
+                name: tuned.model_dump(exclude=None if tuned.learned else {"learned"}) for name, tuned in self.adapters.items()
+            },
             "engines": {name: engine.endpoint.model for name, engine in self.engines.items()},
         }
 

@@ -1,4 +1,4 @@
-"""Going on from an earlier job's adapter: what lies in its folder, whether this job can, and which rows it has seen."""
+"""Earlier jobs' adapters: going on from one (what lies in its folder, whether this job can), and which rows they have seen."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +10,7 @@ from worker.semisup.errors import DataError, SpecError
 from worker.semisup.ingest.load import read_labeled
 from worker.semisup.ingest.text import row_key
 from worker.semisup.inputs import Source
+from worker.semisup.outside import Outside
 from worker.semisup.spec import JobSpec
 
 HELD_OUT = (
@@ -88,3 +89,24 @@ def without_seen(spec: JobSpec, split: Split, earlier: Iterable[tuple[str, Seque
         if spec.evaluation.on_leakage == "drop":
             split = Split(split.labeled, split.unlabeled, clean["test_file"], clean["validation_file"])
     return split, notes
+
+
+def answered_from_memory(spec: JobSpec, split: Split, outside: Outside) -> tuple[frozenset[str], list[str]]:
+    """Ids of labeled rows that a collaborator's adapter was trained on, and notes that say so.
+
+    Their votes show nothing of how it does on new rows, so they calibrate nothing (stages/calibrate.py); they are trained on
+    as ever. Raises DataError for a file that cannot be read.
+    """
+    ids: set[str] = set()
+    notes = []
+    for name in dict.fromkeys(c.adapter for c in spec.propagation.active if c.adapter):
+        files = [Source(Path(f.path), f.filename or Path(f.path).name, f.options) for f in outside.adapter(name).learned]
+        seen = {row_key(row.query) for file in files for row in read_labeled(file.path, file.filename, file.options)}
+        known = {example.id for example in split.labeled if row_key(example.query) in seen}
+        if known:
+            notes.append(
+                f"{len(known)} of {len(split.labeled)} labeled rows are rows that the collaborating adapter {name} was trained "
+                "on: votes are not weighed or judged by them."
+            )
+        ids |= known
+    return frozenset(ids), notes

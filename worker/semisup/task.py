@@ -27,6 +27,7 @@ class Task:
     answers: Answers
     start: Adapter | None = None  # of an earlier job: what warm-up starts from; None: the base LM
     room: int | None = None  # tokens of a response, where this is part of a larger task
+    learned: frozenset[str] = frozenset()  # labeled rows that a collaborator's adapter was trained on: they calibrate nothing
 
     @cached_property
     def labeled(self) -> Mapping[str, Example]:

@@ -30,29 +30,42 @@ CONNECT_SECONDS = 10.0
 MAX_REPLY_BYTES = 8 << 20
 SHOWN = 300  # characters of a server's message
 PASSING = {408, 409, 425, 429}  # 4xx that are about the moment, not about the request; so are all 5xx
+ABOUT_THE_ROW = {400, 413, 422}  # 4xx that may be about this one request, a prompt too long for the server's LM say
 SEED_BITS = 31  # what every known server takes
 OUTSIDE_ASCII = {code: " " for code in range(32)}
 
 
 @dataclass
 class Patience:
-    """How much more of an engine's silence one chunk bears. Any answer makes it whole again."""
+    """How much more of an engine's silence one chunk bears. Any answer makes it whole again.
+
+    `spent`: the engine was given up on before this chunk, so its first fault is its last until it answers.
+    """
 
     seconds: float
     retries: int
+    spent: bool = False
     failing_since: float | None = None
     given_up: str | None = None
 
     def pause(self, fault: Fault, attempt: int) -> float | None:
         """Seconds until the request is sent again, or None: not at all."""
+        seconds, retries = (0.0, 0) if self.spent else (self.seconds, self.retries)
         moment = time.monotonic()
         self.failing_since = moment if self.failing_since is None else self.failing_since
         least = fault.after or 0.0
         growing = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(attempt, 20))
         pause = least + growing * random.uniform(0.5, 1.0)
-        if moment + pause - self.failing_since > self.seconds:
-            self.given_up = self.given_up or f"no answer for {self.seconds:g} s; the last fault: {fault}"
-        return None if self.given_up or attempt >= self.retries else pause
+        if moment + pause - self.failing_since > seconds:
+            self.given_up = self.given_up or f"no answer for {seconds:g} s; the last fault: {fault}"
+        return None if self.given_up or attempt >= retries else pause
+
+    def answered(self) -> None:
+        self.spent, self.failing_since, self.given_up = False, None, None
+
+
+class RowRefused(Exception):
+    """The server refused one request in a way that may be about what is in it."""
 
 
 class Engine:
@@ -78,7 +91,8 @@ class Engine:
         """One reply per conversation, in order. `tick(answered, all)` is called twice a second; what it raises ends the wait.
 
         Raises EngineRefused at once when the server refuses a request or gives no log-probs, EngineAway when patience is
-        exhausted; with `optional`, a request that got no answer is a Reply with `error` instead.
+        exhausted. With `optional`, a request that got no answer is a Reply with `error` instead, and so is one that the
+        server refused for what is in it (400, 413, 422), unless it has refused all that it was ever asked.
         """
         bodies = [self._body(c, temperature, s, max_new_tokens) for c, s in zip(conversations, seeds, strict=True)]
         if self._runner is None:
@@ -99,7 +113,7 @@ class Engine:
 
     async def _all(self, bodies: Sequence[Mapping[str, Any]], tick: Callable[[int, int], None], optional: bool) -> list[Reply]:
         gate = asyncio.Semaphore(self.endpoint.max_concurrency)
-        patience = Patience(0.0, 0) if self._down else Patience(self.endpoint.patience_s, self.endpoint.retries)
+        patience = Patience(self.endpoint.patience_s, self.endpoint.retries, spent=self._down)
         tasks = [asyncio.create_task(self._one(body, gate, patience, optional)) for body in bodies]
         waiting = set(tasks)
         try:
@@ -112,7 +126,11 @@ class Engine:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        return [task.result() for task in tasks]
+        replies = [task.result() for task in tasks]
+        refusals = [reply.refused for reply in replies if reply.refused]
+        if refusals and not self.answered:  # not a row too long, but a model or a field that the server does not know
+            raise EngineRefused(self.name, refusals[0])
+        return replies
 
     async def _one(self, body: Mapping[str, Any], gate: asyncio.Semaphore, patience: Patience, optional: bool) -> Reply:
         """A request keeps its place while it pauses, so that a server in trouble is asked less, not more."""
@@ -134,9 +152,14 @@ class Engine:
                     log.warning("engine %s: %s; asked again in %.1f s", self.name, fault, pause)
                     await asyncio.sleep(pause)
                     attempt += 1
+                except RowRefused as refusal:
+                    if not optional:
+                        raise EngineRefused(self.name, str(refusal)) from None
+                    return Reply("", None, 0, error=f"engine {self.name} refused: {refusal}", refused=str(refusal))
                 else:
                     self.answered += 1
-                    self._down, patience.failing_since = False, None
+                    self._down = False
+                    patience.answered()
                     return reply
 
     def _gone(self, why: str, optional: bool) -> Reply:
@@ -145,7 +168,7 @@ class Engine:
         return Reply("", None, 0, error=f"engine {self.name}: {why}")
 
     async def _ask(self, body: Mapping[str, Any]) -> Reply:
-        """Raises Fault for what may pass, EngineRefused for what will not."""
+        """Raises Fault for what may pass, RowRefused and EngineRefused for what will not."""
         if self._http is None:
             self._http = self._connect()
         try:
@@ -159,6 +182,8 @@ class Engine:
         status = response.status_code
         if status in PASSING or status >= 500:
             raise Fault(f"status {status}: {self._message(content)}", _retry_after(response.headers.get("retry-after")))
+        if status in ABOUT_THE_ROW:
+            raise RowRefused(f"status {status}: {self._message(content)}")
         if status != 200:
             raise EngineRefused(self.name, f"status {status}: {self._message(content)}")
         try:

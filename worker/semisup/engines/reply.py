@@ -8,19 +8,23 @@ from typing import Any
 
 # Ends that are no answer: the server stopped in the middle of one.
 UNFINISHED = (None, "abort", "error")
+# What servers (vLLM) write for a log-prob that they do not have; no token that was sampled is as unlikely as that.
+MISSING = -9999.0
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """`mean_nll` is in nats per returned token (the end token counts where the server returns it); None: not scored.
+    """`mean_nll` is in nats per returned token whose log-prob came (the end token counts where it did); None: not scored.
 
-    `error` says why there is no answer at all; only an optional collaborator gets to see such a reply.
+    `error` says why there is no answer at all, `refused` in the server's own words where it would not take the request; only
+    an optional collaborator gets to see such a reply.
     """
 
     text: str
     mean_nll: float | None
     tokens: int
     error: str | None = None
+    refused: str | None = None
 
 
 class Fault(Exception):
@@ -46,24 +50,25 @@ def read_reply(body: bytes, *, logprobs: bool, max_tokens: int) -> Reply:
         text = choice["message"].get("content") or ""
         if not isinstance(text, str):
             raise TypeError
-        nlls = _nlls(choice.get("logprobs"))
-        said = len(nlls) or ((answer.get("usage") or {}).get("completion_tokens"))
+        logprobs_said = _logprobs(choice.get("logprobs"))
+        said = len(logprobs_said) or ((answer.get("usage") or {}).get("completion_tokens"))
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise Fault(f"half an answer or none: {body[:80]!r}") from None
     end = choice.get("finish_reason")
     if end in UNFINISHED or (end == "length" and isinstance(said, int) and said < max_tokens):
         raise Fault(f"half an answer: it ended with finish_reason {end!r} after {said} of {max_tokens} tokens")
-    if not nlls and text and logprobs:
+    if not logprobs_said and text and logprobs:
         raise NoLogprobs
     whole = text.encode("utf-8", "replace").decode().strip()  # JSON can spell half a surrogate pair; nothing can store it
+    nlls = [-value for value in logprobs_said if value > MISSING]
     mean = sum(nlls) / len(nlls) if nlls and logprobs else None
-    return Reply(whole, mean, said if isinstance(said, int) else 0)
+    return Reply(whole, mean, said if isinstance(said, int) and said else min(1, len(whole)))  # a text was generated
 
 
-def _nlls(logprobs: Any) -> list[float]:
-    """Minus the log-prob of every returned token. Raises ValueError for a number that is none."""
+def _logprobs(logprobs: Any) -> list[float]:
+    """The log-prob of every returned token. Raises ValueError for a number that is none."""
     content = logprobs.get("content") if isinstance(logprobs, Mapping) else None
-    nlls = [-float(token["logprob"]) for token in content or ()]
-    if not all(math.isfinite(nll) for nll in nlls):
+    values = [float(token["logprob"]) for token in content or ()]
+    if not all(math.isfinite(value) for value in values):
         raise ValueError
-    return nlls
+    return values

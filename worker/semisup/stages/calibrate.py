@@ -26,20 +26,26 @@ Voted = tuple[Sequence[Example], Sequence[Ballot]]  # labeled rows and the votes
 
 
 def calibration_folds(task: Task) -> Folds:
-    """Indices of the labeled rows of each fold: none when calibration is off, one when a share is held out."""
+    """Indices of the labeled rows of each fold: none when calibration is off, one when a share is held out.
+
+    Rows that a collaborator answers from memory (`task.learned`) are in no fold; where all are, there is none.
+    """
     spec, labeled = task.spec.calibration, task.split.labeled
     seed = derive_seed(task.spec.seed, "calibration")
     if spec.mode == "off":
         return ()
     if spec.mode == "held_out":
-        drawn = {e.id for e in stratified_split(labeled, spec.fraction, seed)[1]}
-        return (tuple(i for i, e in enumerate(labeled) if e.id in drawn),)
-    return stratified_folds(labeled, spec.folds, seed)
+        drawn = {e.id for e in stratified_split([e for e in labeled if e.id not in task.learned], spec.fraction, seed)[1]}
+        folds: Folds = (tuple(i for i, e in enumerate(labeled) if e.id in drawn),)
+    else:
+        folds = stratified_folds(labeled, spec.folds, seed)
+    unseen = (tuple(i for i in fold if labeled[i].id not in task.learned) for fold in folds)
+    return tuple(fold for fold in unseen if fold)
 
 
 def teaching(task: Task, folds: Folds) -> Task:
     """The task as warm-up and votes of a round may see it: without the rows that are held out for calibration."""
-    return task.taught_without(folds[0]) if task.spec.calibration.mode == "held_out" else task
+    return task.taught_without(folds[0]) if folds and task.spec.calibration.mode == "held_out" else task
 
 
 def views_for(task: Task, taught: Task, folds: Folds, pool: Sequence[Query]) -> Views:

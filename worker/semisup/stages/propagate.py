@@ -9,6 +9,7 @@ import numpy as np
 from worker.semisup.answers import Answers
 from worker.semisup.data import Adapter, Ballot, Example, Message, Neighbours, Query, Views, Vote
 from worker.semisup.engines.reply import Reply
+from worker.semisup.lengths import tokens_read
 from worker.semisup.lm import Lab
 from worker.semisup.prompts import conversation
 from worker.semisup.seeds import derive_seed
@@ -166,7 +167,7 @@ def _room(context: Context, lab: Lab) -> tuple[int, int]:
     if context.spec.max_new_tokens == "auto":
         longest = [max(len(one.encode_response(e.response)) for e in context.labeled.values()) for one in (lab, context.lab)]
         room += longest[0] - longest[1]
-    limit = getattr(lab.tokenizer, "model_max_length", 0)
+    limit = tokens_read(lab)
     length = context.max_length + context.max_new_tokens
     return room, max(16, (min(limit, length) if limit else length) - room)
 
