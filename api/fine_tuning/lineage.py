@@ -121,7 +121,13 @@ def laid_over(before: Before, given: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _over(under: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    out = dict(under)
+    """`given` laid on `under`, block by block; another member of a union replaces the whole block.
+
+    A block that names no member is of the earlier job's. Where that is "auto", which leaves the choice to us, and has no such
+    field, it is of the member that a new job would read it as: {"theta": 30} is the percentile's.
+    """
+    fits = given.keys() <= under.keys()
+    out = {key: value for key, value in under.items() if fits or key not in TAGS or value != "auto"}
     for key, value in given.items():
         below = out.get(key)
         both = isinstance(below, Mapping) and isinstance(value, Mapping)

@@ -216,6 +216,39 @@ def test_a_fork_has_the_files_and_the_spec_of_its_job_but_for_what_it_gives(worl
     assert (other["spec"]["selection"]["strategy"], "theta" in other["spec"]["selection"]) == ("agreement", False)
 
 
+CAPS = {"max_class_share": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("given", "caps"),
+    [
+        ({"theta": 30}, CAPS),
+        ({"theta": 30, "caps": {"max_near_duplicates": 2}}, {**CAPS, "max_near_duplicates": 2}),
+    ],
+)
+def test_a_fork_of_a_job_that_left_selection_to_us_may_give_a_field_of_the_usual_selector(
+    world: World, given: dict[str, Any], caps: dict[str, Any]
+) -> None:
+    first = failed_after_votes(world, selection={"caps": CAPS})
+    job = created(world, fork={"job": first}, semi_supervised={"selection": given})
+    order = world.order()
+    order["method"]["semi_supervised"]["selection"] = {**given, "caps": caps}
+    assert job["spec"] == created(world, **order)["spec"], "as in a new job, with the caps of the earlier one"
+    assert (job["spec"]["selection"]["strategy"], job["spec"]["selection"]["theta"]) == ("percentile", 30.0)
+
+
+@pytest.mark.parametrize("profile", ["semift", "paper"])
+def test_a_fork_that_gives_what_any_selector_has_leaves_selection_to_us_as_its_job_did(world: World, profile: str) -> None:
+    first = failed_after_votes(world, profile=profile, selection={"strategy": "auto"})
+    was = world.app.get(f"{JOBS}/{first}").json()["spec"]["selection"]
+    for given in ({"caps": CAPS}, {"strategy": "auto", "caps": CAPS}):
+        job = created(world, fork={"job": first}, semi_supervised={"selection": given})
+        assert job["spec"]["selection"] == {"strategy": "auto", "caps": {**was["caps"], **CAPS}}
+    unknown = {"selection": {"theta": 30, "thetta": 3}}
+    error = refused(world, 400, "unknown_field", fork={"job": first}, semi_supervised=unknown)
+    assert error["param"] == "semi_supervised.selection.thetta"
+
+
 def test_a_fork_says_what_it_takes_over_and_what_runs_again(world: World) -> None:
     first = failed_after_votes(world)
     job = created(world, fork={"job": first}, semi_supervised={"selection": {"strategy": "agreement"}})
