@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from api.bodies import noun
 from api.errors import BadRequest
+from worker.semisup.errors import SpecError
 
 Model = TypeVar("Model", bound=BaseModel)
 Path = tuple[str | int, ...]
@@ -59,6 +60,11 @@ def as_one(findings: list[dict[str, Any]]) -> BadRequest:
         hint=first["hint"],
         errors=findings if len(findings) > 1 else None,
     )
+
+
+def of_spec(problem: SpecError, prefix: str) -> BadRequest:
+    """What the algorithm has against a spec, in its own words; `prefix` is where the spec stood in the request."""
+    return BadRequest(problem.message, code=problem.code, param=f"{prefix}.{problem.param}", hint=problem.hint)
 
 
 def _real_path(detail: ErrorDetails, given: object) -> Path:

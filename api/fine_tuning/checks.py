@@ -11,12 +11,15 @@ from sqlalchemy import RowMapping
 
 from api.errors import BadRequest, Conflict
 from api.files.reading import readers_wanted
-from api.fine_tuning.order import Order
-from api.problems import did_you_mean
+from api.fine_tuning.order import SEMI, Order
+from api.problems import did_you_mean, of_spec
 from models.settings import settings
 from models.status import FileStatus
 from worker import parsing
-from worker.semisup.spec import LabelAnswer
+from worker.semisup.answers import Answers
+from worker.semisup.automatic import settle
+from worker.semisup.errors import SpecError
+from worker.semisup.spec import AutoAnswer, LabelAnswer
 
 SHOWN_MODELS = 20
 MIN_LABELED = 2  # as worker/semisup/inputs.py, which this floor may not import
@@ -54,6 +57,16 @@ def check_distinct(order: Order) -> None:
                 param=param,
                 hint="Upload the rows as two files.",
             )
+
+
+def check_open(order: Order) -> None:
+    """Open answers cannot have what needs a closed set. What "auto" answers are, the runner finds out and says."""
+    answer = order.spec.answer
+    if not isinstance(answer, AutoAnswer):
+        try:
+            settle(order.spec, Answers(answer.kind))
+        except SpecError as problem:
+            raise of_spec(problem, SEMI) from None
 
 
 def missing_file(param: str, file_id: str, owner: str | None = None) -> BadRequest:

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from api.deps import Caller
 from api.errors import BadRequest, Conflict
 from api.files.reading import readers_wanted
+from api.problems import of_spec
 from models.queries import jobs
 from models.queries.lineage import ancestors, kept_stages, labeled_files
 from models.settings import settings
@@ -145,8 +146,7 @@ def check_start(before: Before, spec: JobSpec, files: Mapping[str, str | None]) 
     try:
         check_adapter(spec, theirs["hyperparameters"], whose=start["id"], unlabeled=bool(files["unlabeled_file"]))
     except SpecError as problem:
-        where = f"method.semi_supervised.{problem.param}"
-        raise BadRequest(problem.message, code=problem.code, param=where, hint=problem.hint) from None
+        raise of_spec(problem, "method.semi_supervised") from None
     if files["test_file"] or files["validation_file"]:
         return
     ours = spec.model_dump(mode="json")

@@ -41,6 +41,7 @@ def _create(caller: Caller, body: Mapping[str, Any], ticket: Ticket) -> FineTuni
         order = read_order(body, lineage.Mine(session, caller))
     checks.check_model(order)
     checks.check_distinct(order)
+    checks.check_open(order)
     check_memory(order.model, order.spec)
     with transaction(tenant=caller.tenant_id, read_only=True) as session:
         check_collaborators(session, caller, order)

@@ -15,7 +15,11 @@ from tests.api.rows import labeled, run_to_the_end
 from tests.api.sending import JOBS, SEMI, World, new_world
 from tests.rows import add_job, set_job
 from worker.places import NotHere, places
+from worker.semisup.answers import Answers
+from worker.semisup.automatic import CLOSED_VIEWS, settle
 from worker.semisup.engines.endpoint import Endpoint
+from worker.semisup.errors import SpecError
+from worker.semisup.spec import load_spec
 
 BIG = {"url": "http://10.0.0.7:8000/v1", "model": "m", "api_key_env": "SOME_KEY"}
 
@@ -58,6 +62,39 @@ def test_a_name_that_does_not_is_refused_with_those_that_do(world: World, collab
     assert (response.status_code, error["code"]) == (400, code)
     assert error["param"] == f"{SEMI}.propagation.collaborators.1.{next(iter(collaborator))}"
     assert says in f"{error['message']} {error['hint']}"
+
+
+POOL = {"resolve": {"resolver": "pool"}}
+CLASSIFIERS = [{"propagation": {"collaborators": [{"name": "v", "view": v}]}} for v in CLOSED_VIEWS]
+
+
+def answered(world: World, kind: str, semi: dict[str, Any]) -> Any:
+    body = world.order()
+    body["method"]["semi_supervised"] |= {"answer": {"kind": kind}, **semi}
+    return world.app.post(JOBS, json=body)
+
+
+@pytest.mark.parametrize("kind", ["number", "text"])
+@pytest.mark.parametrize("semi", [POOL, *CLASSIFIERS], ids=["pool", *CLOSED_VIEWS])
+def test_what_needs_a_closed_set_of_answers_is_refused_for_open_ones_in_the_words_of_the_runner(
+    world: World, kind: str, semi: dict[str, Any]
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        settle(load_spec(semi), Answers(kind))  # type: ignore[arg-type]
+    said = caught.value
+    response = answered(world, kind, semi)
+    error = response.json()["error"]
+    assert (response.status_code, error["code"], error["param"]) == (400, said.code, f"{SEMI}.{said.param}")
+    assert (error["message"], error["hint"]) == (said.message, said.hint)
+    assert f"{kind}s" in error["message"]
+
+
+@pytest.mark.parametrize("semi", [POOL, *CLASSIFIERS, {"resolve": {"resolver": "vote"}}])
+def test_answers_that_may_be_a_closed_set_are_left_to_the_runner(world: World, semi: dict[str, Any]) -> None:
+    for kind in ("auto", "label"):
+        assert answered(world, kind, semi).status_code == 200
+    knn = {"propagation": {"collaborators": [{"name": "v", "view": "knn"}]}, "resolve": {"resolver": "vote"}}
+    assert answered(world, "text", knn).status_code == 200
 
 
 def test_a_fine_tuned_model_is_a_collaborator_while_its_base_is_offered(world: World, configure: Any) -> None:
