@@ -19,8 +19,7 @@ def notes(grids: Grids) -> str:
     ]
     for arm, count in Counter(arm for _, _, arm in absent).items():
         lines.append(f"- missing: {count} of {len(grids.tasks) * len(grids.seeds)} pieces of {grids.arms[arm]['title']}")
-    for name in _same_as_ours(grids):
-        lines.append(f"- {grids.arms[name]['title']} is the same job as {grids.arms[grids.roles['ours']]['title']} here")
+    lines += [*_same_as_ours(grids), *_stopped(grids)]
     for task in _several(grids.records, lambda r: r["task"], _device):
         devices = sorted({_device(r) for r in grids.records if r["task"] == task})
         lines.append(f"- the arms of {task} ran on several devices, whose last bits differ: {', '.join(devices)}")
@@ -64,10 +63,29 @@ def _differ(records: Iterable[Record], value: Callable[[Record], Any]) -> bool:
 
 
 def _same_as_ours(grids: Grids) -> list[str]:
-    """Arms of kind job whose settled spec is ours in every piece: what they change, ours does not use."""
-    specs: dict[str, dict[Key, str]] = {}
-    for record in grids.records:
-        if record["kind"] == "job" and record["unlabeled_ratio"] is None:
-            specs.setdefault(record["arm"], {})[record["task"], record["seed"]] = record["spec_fingerprint"]
-    ours = specs.pop(grids.roles["ours"], {})
-    return [name for name, found in specs.items() if ours and all(ours.get(key) == spec for key, spec in found.items())]
+    """Where an arm of kind job is right and wrong on ours' very rows: what it changes made no difference there.
+
+    Not by their specs: a selector of another name may keep the same rows.
+    """
+    jobs = {record["arm"] for record in grids.good if record["kind"] == "job" and record["unlabeled_ratio"] is None}
+    name, lines = grids.roles["ours"], []
+    ours = grids.bits.get(name, {})
+    for arm in (arm for arm in grids.arms if arm in jobs - {name}):
+        shared = ours.keys() & grids.bits[arm].keys()
+        if same := sum(grids.bits[arm][key] == ours[key] for key in shared):
+            pieces = f"{same} of {len(shared)} pieces, right and wrong on the same test rows"
+            lines.append(f"- {grids.arms[arm]['title']} is {grids.arms[name]['title']} in {pieces}")
+    return lines
+
+
+def _stopped(grids: Grids) -> list[str]:
+    """How often an arm that may stop early did. One that never does was not shown to have had enough training."""
+    runs: dict[str, list[bool]] = {}
+    for record in grids.good:
+        if record["kind"] in ("early", "gold"):
+            runs.setdefault(record["arm"], []).append(record["training"]["epochs"] < record["training"]["horizon"])
+    return [
+        f"- {grids.arms[arm]['title']}: stopped before its horizon: {sum(runs[arm])} of {len(runs[arm])} pieces"
+        for arm in grids.arms
+        if arm in runs
+    ]

@@ -28,13 +28,22 @@ class Grids:
 
     @cached_property
     def arms(self) -> dict[str, Record]:
-        """One record of each arm, for its title and group, in the order of the arms file."""
-        first = {record["arm"]: record for record in reversed(self.records)}
-        return dict(sorted(first.items(), key=lambda item: item[1]["place"]))
+        """The newest record of each arm, for its title and group, in the order of the arms file.
+
+        An arm that came into the file later has the place of one that was moved down by it: newer ones stand first.
+        """
+        newest = {record["arm"]: record for record in sorted(self.records, key=lambda record: record["date"])}
+        latest_first = sorted(newest.items(), key=lambda item: item[1]["date"], reverse=True)
+        return dict(sorted(latest_first, key=lambda item: item[1]["place"]))
 
     @cached_property
     def tasks(self) -> dict[str, str]:
         return dict(sorted({record["task"]: record["task_title"] for record in self.records}.items()))
+
+    @cached_property
+    def datasets(self) -> dict[str, str]:
+        """The data set that each task is drawn from."""
+        return {record["task"]: record["dataset"] for record in self.records}
 
     @cached_property
     def seeds(self) -> list[int]:

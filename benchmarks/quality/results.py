@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.bench import Piece, code_hash
-from benchmarks.quality.tasks import PROJECT
+from benchmarks.quality.tasks import HERE as TASKS
+from benchmarks.quality.tasks import PROJECT, load_task
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "scikit-learn", "numpy", "scipy")
 Record = dict[str, Any]
@@ -23,8 +24,18 @@ def path_of(root: Path, task: str, seed: int, arm: str) -> Path:
 
 
 def read(path: Path) -> Record | None:
-    """`dev` was not written down before it was asked for."""
-    return {"dev": False, **json.loads(path.read_text(encoding="utf-8"))} if path.is_file() else None
+    """`dev` and `dataset` were not written down before they were asked for."""
+    if not path.is_file():
+        return None
+    record: Record = json.loads(path.read_text(encoding="utf-8"))
+    return {"dev": False, "dataset": dataset_of(record["task"])} | record
+
+
+@cache
+def dataset_of(task: str) -> str:
+    """By the project's task file of that name; a task without one is a data set of its own."""
+    path = TASKS / f"{task}.yaml"
+    return load_task(path).dataset if path.is_file() else task
 
 
 def read_all(root: Path) -> list[Record]:
@@ -53,6 +64,7 @@ def header(piece: Piece, command: str) -> Record:
     return {
         "task": piece.bench.task.name,
         "task_title": piece.bench.task.title,
+        "dataset": piece.bench.task.dataset,
         "seed": piece.bench.seed,
         "arm": piece.arm.name,
         "title": piece.arm.title,
@@ -62,7 +74,6 @@ def header(piece: Piece, command: str) -> Record:
         "unlabeled_ratio": piece.arm.unlabeled_ratio,
         "roles": {"control": arms.control, "ours": arms.ours, "ceiling": arms.ceiling},
         "fingerprint": piece.fingerprint,
-        "spec_fingerprint": piece.fingerprint if piece.arm.same_size_as else piece.whole,
         "spec": piece.spec.model_dump(mode="json"),
         "data": piece.draw.data,
         "dev": piece.draw.dev,

@@ -149,11 +149,20 @@ def comparisons(grids: Grids) -> str:
     )
     text = (
         f"## {grids.arms[ours]['title'].capitalize()} minus each arm\n\n"
-        "Points of accuracy on the same rows of the same (task, seed), with 95 % t intervals. "
-        "The interval over task means is the honest one: seeds of a task share its test rows. The p values take pieces or rows "
-        "as independent and are not corrected for the number of arms, so as claims about new tasks they are too small.\n\n"
+        "Points of accuracy on the same rows of the same (task, seed), with 95 % t intervals. Seeds of a task share its test "
+        f"rows, so of the two the interval over task means is the one for claims about new tasks.{_drawn_from(grids)} The p "
+        "values take pieces or rows as independent and are not corrected for the number of arms, so as claims about new tasks "
+        "they are too small.\n\n"
     )
     return text + markdown(columns, rows)
+
+
+def _drawn_from(grids: Grids) -> str:
+    sets = sorted(set(grids.datasets.values()))
+    if len(sets) == len(grids.tasks):
+        return ""
+    of = f" These {len(grids.tasks)} are drawn from {len(sets)} data sets ({', '.join(sets)})"
+    return f"{of}: as a claim about new data sets it is too narrow as well."
 
 
 def reduction(grids: Grids) -> str:
@@ -182,6 +191,13 @@ def reduction(grids: Grids) -> str:
     ]
     if boot:
         lines[0] += f"; bootstrap over tasks, then seeds: {percent(boot)}."
+    sets = stats.by_group(found, grids.datasets)
+    if len(sets) < len(found):
+        each = ", ".join(f"{name} {100 * value:+.1f} %" for name, value in sets.items())
+        lines.append(
+            f"By data set, mean over its tasks first: {each}; mean {percent(stats.t_interval(list(sets.values())))} "
+            f"(t interval over {len(sets)} data sets, the one for claims about others than these)."
+        )
     if total:
         share = f"mean gain by mean gap of {total[1]} tasks: {100 * total[0]:.0f} %"
         lines.append(f"Share of the gap to the ceiling that is closed, {share}.")

@@ -70,6 +70,11 @@ class TaskFile(Closed):
     answer: Literal["label", "choice"]
     spec: Mapping[str, Any] = Field({}, description="Job spec fields that this task needs.")
 
+    @property
+    def dataset(self) -> str:
+        """The folder of its files, or where they lie in none the files: tasks that share it are drawn from the same rows."""
+        return " + ".join(sorted({Path(source.file).parent.name or source.file for source in self.sources}))
+
     @model_validator(mode="after")
     def _sources(self) -> "TaskFile":
         roles = {source.role for source in self.sources}

@@ -54,8 +54,9 @@ def plan(folder: Path, **changes: Any) -> Plan:
 
 
 def record(task: str, seed: int, arm: str, correct: str, validation: str = "", **more: Any) -> dict[str, Any]:
-    places = ["knn", "lr_self_training", "early", "default", "no_x", "no_y", "gold", "half", "rounds", "more"]
-    groups = ["no LM", "no LM", "labels only", "semi-supervised", "ablation", "ablation", "ceiling", "ratio", *["rounds"] * 2]
+    places = [*("knn", "lr_self_training", "lr_self_training_weighted", "early", "default"), *("no_x", "no_y", "gold")]
+    places += ["half", "rounds", "more"]
+    groups = [*["no LM"] * 3, "labels only", "semi-supervised", *["ablation"] * 2, "ceiling", "ratio", *["rounds"] * 2]
     return {
         **{"task": task, "task_title": task, "seed": seed, "arm": arm, "title": f"the {arm}", "place": places.index(arm)},
         **{"group": groups[places.index(arm)], "roles": {"control": "early", "ours": "default", "ceiling": "gold"}},
@@ -63,7 +64,7 @@ def record(task: str, seed: int, arm: str, correct: str, validation: str = "", *
         **{"validation": validation, "validation_accuracy": validation.count("1") / len(validation) if validation else None},
         **{"date": "2026-11-20T10:00:00+00:00", "machine": {"cpu": "a CPU", "cores": 2}, "lm": "bundled:6", "code": "c"},
         **{"environment": {"device": "cpu", "precision": "bf16", "threads": 2}, "commit": "abc1234", "command": "bench"},
-        **{"unlabeled_ratio": 0.5 if arm == "half" else None, "pseudo": None, "kind": "job", "spec_fingerprint": arm},
+        **{"dataset": task, "unlabeled_ratio": 0.5 if arm == "half" else None, "pseudo": None, "kind": "job"},
         **{"data": f"rows of {task} {seed}", "dev": False, "spec": {"seed": seed, "rounds": 1}},
         **{"counts": {"labeled": 60, "unlabeled": 600, "validation": 100, "test": len(correct), "answers": 12}},
         **more,

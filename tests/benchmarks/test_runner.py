@@ -8,7 +8,7 @@ import pytest
 from benchmarks.quality import runner
 from benchmarks.quality.arms import Arms
 from benchmarks.quality.locks import held, owner
-from benchmarks.quality.results import path_of, read, state
+from benchmarks.quality.results import path_of, read, read_all, state, write
 from benchmarks.quality.run_piece import scored
 from tests.benchmarks.pieces import ARMS, NoLab, plan
 
@@ -48,6 +48,14 @@ def test_a_record_holds_what_paired_tests_and_the_guard_need_and_no_path(tmp_pat
     assert str(tmp_path) not in text
 
 
+def test_a_record_of_before_data_sets_were_written_down_has_that_of_its_task_file(tmp_path, ran):
+    runner.run(plan(tmp_path), NoLab())
+    assert {record["dataset"] for record in read_all(tmp_path / "results")} == {"rows.csv + rows2.csv"}
+    for task in ("banking77-12-1300", "tiny"):
+        write(tmp_path / "old" / task / "0" / "knn.json", {"task": task})
+    assert [record["dataset"] for record in read_all(tmp_path / "old")] == ["banking77", "tiny"]
+
+
 def test_a_run_that_was_stopped_goes_on_with_what_is_missing(tmp_path, ran):
     given = plan(tmp_path)
     runner.run(given, NoLab())
@@ -69,6 +77,14 @@ def test_a_changed_arm_makes_its_pieces_stale_and_only_force_runs_them(tmp_path,
     chosen = arms.pick("default")
     assert runner.run(plan(tmp_path, arms=arms, chosen=chosen, force=True), NoLab()) == {"done": 2}
     assert runner.run(plan(tmp_path, arms=arms), NoLab()) == {"kept": 6}
+
+
+def test_an_arm_that_is_put_between_others_makes_no_piece_stale(tmp_path, ran):
+    runner.run(plan(tmp_path), NoLab())
+    new = {"name": "new", "title": "n", "group": "no LM", "kind": "cheap", "function": "knn", "priority": 0}
+    arms = Arms.model_validate(ARMS | {"arms": [new, *ARMS["arms"]]})
+    assert runner.run(plan(tmp_path, arms=arms), NoLab()) == {"done": 2, "kept": 6}
+    assert ran[6:] == [("tiny", 0, "new"), ("tiny", 1, "new")]
 
 
 def test_changed_rows_make_every_piece_stale(tmp_path, ran):

@@ -86,6 +86,11 @@ def test_a_control_without_errors_leaves_nothing_to_reduce():
     assert stats.bootstrap_reduction(grid(a=[99.0]), grid(a=[100.0])) is None
 
 
+def test_tasks_of_one_data_set_count_as_one():
+    found = stats.by_group({"a": 0.2, "b": 0.4, "c": 0.9}, {"a": "x", "b": "x", "c": "y"})
+    assert found == pytest.approx({"x": 0.3, "y": 0.9})
+
+
 def test_the_bootstrap_of_a_constant_reduction_has_no_width():
     ours, control = grid(a=[90.0, 80.0], b=[95.0, 95.0]), grid(a=[80.0, 60.0], b=[90.0, 90.0])
     found = stats.bootstrap_reduction(ours, control, resamples=200)

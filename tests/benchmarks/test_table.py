@@ -75,6 +75,50 @@ def test_an_ablation_that_was_not_measured_throughout_leaves_the_question_open()
     )
 
 
+def test_the_interval_by_data_set_sees_its_tasks_as_one_and_is_not_judged_by():
+    """Half of the error is taken away in the four tasks of one data set, a fifth in the two of the other."""
+    records = [
+        record(t, s, arm, right(n), dataset="small" if t in ("t4", "t5") else "large")
+        for t in TASKS
+        for s in SEEDS
+        for arm, n in (("early", 10), ("default", 12 if t in ("t4", "t5") else 15))
+    ]
+    first, text = targets(Grids(records))[0], table(records)
+    by_set = "(by data set +35.0% [-155.6%, +225.6%] over 2, not judged by)"  # t(0.975, 1) 12.706 times half of 30
+    assert first.measured == f"+40.0% [+23.7%, +56.3%] over 6 tasks {by_set}; reach met"
+    assert "first: large +50.0 %, small +20.0 %; mean +35.0 % [-155.6, +225.6] (t interval over 2 data sets" in text
+    assert "These 6 are drawn from 2 data sets (large, small)" in text
+    assert "data set" not in table(everything(early=10, default=15))  # each task its own: one interval says it all
+
+
+def test_the_stronger_self_training_is_the_one_to_be_above():
+    records = everything(lr_self_training=14, lr_self_training_weighted=17, early=12, default=16)
+    found = targets(Grids(records))[3]
+    words = '-5.0 [-5.0, -5.0] points over 6 tasks, against "the lr_self_training_weighted", the stronger of 2'
+    assert (found.status, found.measured) == ("fail", words)
+    found = targets(Grids(everything(lr_self_training=15, lr_self_training_weighted=14, early=12, default=16)))[3]
+    assert (found.status, found.measured) == ("pass", words.replace("-5.0", "+5.0").replace("_weighted", ""))
+
+
+def test_stronger_is_who_is_so_on_the_mean_over_tasks_not_over_pieces():
+    records = everything(lr_self_training=14, lr_self_training_weighted=13, early=12, default=16)
+    kept = [r for r in records if r["task"] == "t0" or r["seed"] == 0]  # t0 has five pieces, the others one
+    kept = [r for r in kept if (r["task"], r["arm"]) != ("t0", "lr_self_training_weighted")]
+    kept += [record("t0", s, "lr_self_training_weighted", right(18)) for s in SEEDS]
+    assert 'against "the lr_self_training", the stronger of 2' in targets(Grids(kept))[3].measured
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_self_training_that_was_not_run_throughout_leaves_the_question_open(failed):
+    records = everything(lr_self_training=14, lr_self_training_weighted=12, early=12, default=16)
+    error = {"error": {"type": "E", "message": "m"}}
+    half = [r for r in records if r["arm"] != "lr_self_training_weighted" or r["seed"] < 3]
+    broken = [r | error if r["arm"] == "lr_self_training_weighted" else r for r in records]
+    found = targets(Grids(broken if failed else half))[3]
+    assert found.status == "not measured"
+    assert found.measured.endswith("no shared piece" if failed else "; 0 of 6 tasks with 5 seeds")
+
+
 def test_a_task_whose_control_errs_nowhere_is_none_of_the_six():
     records = [r for r in everything(early=12, default=16) if r["task"] != "t0"]
     records += [record("t0", s, arm, right(20)) for s in SEEDS for arm in ("early", "default")]
@@ -187,11 +231,36 @@ def test_a_mean_over_fewer_seeds_says_so():
     assert "| the early | 60.0 (1 seed) |" in table([r for r in records if r["task"] == "t0" and r["seed"] == 0])
 
 
-def test_an_ablation_of_something_ours_does_not_use_is_said_to_be_the_same_job():
-    records = everything(early=12, default=16, no_x=16)
-    same = [r | {"spec_fingerprint": "default"} if r["arm"] == "no_x" else r for r in records]
-    assert "the same job" not in table(records)
-    assert "- the no_x is the same job as the default here" in table(same)
+def test_an_ablation_that_is_right_on_the_very_rows_of_ours_is_said_to_be_ours():
+    """As many rows are not the same rows, and what is no job is not ours whatever it gets right."""
+    records = [r | {"kind": "early"} if r["arm"] == "gold" else r for r in everything(default=16, no_y=15, gold=16)]
+    records = [r | {"training": {"epochs": 3, "horizon": 9}} for r in records]
+    records += [record(t, s, "no_x", right(16) if s < 3 else right(16)[::-1]) for t in TASKS for s in SEEDS]
+    lines = [line for line in table(records).splitlines() if "is the default in" in line]
+    assert lines == ["- the no_x is the default in 18 of 30 pieces, right and wrong on the same test rows"]
+
+
+def test_how_often_an_arm_that_may_stop_early_did_is_counted_from_its_pieces():
+    records = everything(early=12, default=16, gold=18)
+    kinds = {"early": "early", "gold": "gold"}
+    records = [
+        r | {"kind": kinds[r["arm"]], "training": {"epochs": 8 if r["arm"] == "early" and r["seed"] < 2 else 9, "horizon": 9}}
+        if r["arm"] in kinds
+        else r
+        for r in records
+    ]
+    text = table(records)
+    assert "- the early: stopped before its horizon: 12 of 30 pieces" in text
+    assert "- the gold: stopped before its horizon: 0 of 30 pieces" in text
+    assert text.count("before its horizon") == 2
+
+
+def test_an_arm_that_came_later_stands_where_the_arms_file_has_it():
+    """Pieces of before it came hold the places of before: the arm that it moved down has its number."""
+    records = everything(knn=10, lr_self_training=11, early=12, default=16)
+    place = next(r["place"] for r in records if r["arm"] == "early")
+    new = [record(t, 0, "lr_self_training_weighted", right(13), place=place, date="2026-11-29") for t in TASKS]
+    assert list(Grids([*records, *new]).arms) == ["knn", "lr_self_training", "lr_self_training_weighted", "early", "default"]
 
 
 def test_both_curves_stand_beside_the_control():

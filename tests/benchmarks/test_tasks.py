@@ -218,6 +218,18 @@ def test_a_task_of_the_project_that_shares_a_draw_differs_from_the_other_in_its_
     assert larger.unlabeled > other.unlabeled
 
 
+def test_tasks_of_the_project_that_read_the_same_files_are_of_one_data_set():
+    found: dict[str, set[str]] = {}
+    for task in find_tasks(None):
+        found.setdefault(task.dataset, set()).add(task.name)
+    assert found == {
+        "banking77": {"banking77-12", "banking77-77"},
+        "clinc150": {"clinc-banking", "clinc-work"},
+        "fpb": {"fpb-100", "fpb-all"},
+    }
+    assert [task.dataset for task in find_tasks(",".join(LARGER))] == ["banking77"] * 2 + ["clinc150"] * 2 + ["fpb"]
+
+
 def test_the_quick_task_runs_from_the_projects_own_files():
     (task,) = find_tasks("quick")
     split = draw(task, load_rows(task, None), 0).split
