@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.quality.errors import BenchError
+from benchmarks.quality.errors import BenchError, NoData
 from benchmarks.quality.tasks import PROJECT
 
 RESULTS = PROJECT / "benchmarks" / "results"
@@ -26,6 +26,10 @@ def main(argv: Sequence[str]) -> int:
     try:
         if args.what == "run":
             _run(args, argv)
+    except NoData as error:
+        sys.stderr.write(f"{error} Nothing was run.\n\n")
+        sys.stderr.flush()  # before the table, where both go to one file
+        return _table(args) or 2
     except BenchError as error:
         sys.stderr.write(f"{error}\n")
         return 2
@@ -41,7 +45,7 @@ def _run(args: argparse.Namespace, argv: Sequence[str]) -> None:
 
     tasks, arms = find_tasks(args.tasks), load_arms(args.arms_file)
     if args.data is None and any(task.root == "data" for task in tasks):
-        raise BenchError(
+        raise NoData(
             "The benchmark runs on real data sets: give the folder that holds banking77/, clinc150/ and fpb/ as --data PATH, "
             "or --quick for a subset that needs no other files."
         )

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.quality.command import HELPER, _shown, main, seeds
+from benchmarks.quality.results import path_of, write
+from tests.benchmarks import pieces
 
 ROOT = Path(__file__).parents[2]
 TASK = """\
@@ -34,19 +36,19 @@ def test_every_arm_runs_once_and_shares_what_it_can(tmp_path):
     folders = ["--results", str(tmp_path / "results"), "--work", str(tmp_path / "work")]
     command = [sys.executable, "-m", "benchmarks", "quality", "--tasks", str(tmp_path / "small.yaml"), "--seeds", "0"]
     command += ["--lm", "bundled:1", "--threads", "1", "--device", "cpu", *folders]
-    arms = "majority,knn,lr,lr_self_training,labels_only_early,default,labels_only_matched,no_in_context,no_in_weight,"
-    arms += "no_selection,gold,ratio_100"
+    arms = "majority,knn,lr,lr_self_training,lr_self_training_weighted,labels_only_early,default,labels_only_matched,"
+    arms += "no_in_context,no_in_weight,no_selection,gold,ratio_100"
     runs = [
         subprocess.run([*command, "--arms", arms], cwd=ROOT, capture_output=True, text=True, check=False, timeout=800)
         for _ in range(2)
     ]
     assert runs[0].returncode == 0, runs[0].stderr[-3000:]
-    assert "12 done" in runs[0].stderr, runs[0].stderr[-3000:]
-    assert "12 kept" in runs[1].stderr
+    assert "13 done" in runs[0].stderr, runs[0].stderr[-3000:]
+    assert "13 kept" in runs[1].stderr
     assert runs[1].stdout.startswith("# Does unlabeled data help?")
     assert (tmp_path / "results" / "TABLE.md").read_text() == runs[1].stdout
     records = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "results").glob("small/0/*.json")}
-    assert len(records) == 12
+    assert len(records) == 13
     for name, record in records.items():
         assert "error" not in record, (name, record.get("error"))
         assert (record["n"], len(record["correct"]), len(record["validation"])) == (10, 10, 3)
@@ -57,9 +59,20 @@ def test_every_arm_runs_once_and_shares_what_it_can(tmp_path):
     assert warmups["default"] != warmups["no_in_context"]
 
 
-def test_without_data_the_command_says_what_it_needs(capsys):
-    assert main(["--tasks", "fpb-100"]) == 2
-    assert "as --data PATH, or --quick for a subset" in capsys.readouterr().err
+def test_without_data_the_command_says_what_it_needs_and_still_prints_the_table(tmp_path, capsys):
+    write(path_of(tmp_path, "t0", 0, "default"), pieces.record("t0", 0, "default", "1110"))
+    assert main(["--tasks", "fpb-100", "--results", str(tmp_path)]) == 2
+    printed = capsys.readouterr()
+    assert "as --data PATH, or --quick for a subset" in printed.err
+    assert "| the default | 75.0 (1 seed) | 75.0 |" in printed.out
+    assert printed.out == (tmp_path / "TABLE.md").read_text()
+
+
+def test_another_error_stands_alone(tmp_path, capsys):
+    assert main(["--tasks", "nobody", "--results", str(tmp_path)]) == 2
+    printed = capsys.readouterr()
+    assert "No task is called nobody" in printed.err
+    assert printed.out == ""
 
 
 def test_a_record_tells_the_command_without_paths_and_helpers_tell_their_parents():
