@@ -21,7 +21,8 @@ SPLITS = 200
 NAMES = ("red", "blue", "green")
 LABELED, POOL, DIMENSIONS, NOISE = 150, 300, 6, 0.5
 PRECISION, CONFIDENCE = 0.85, 0.8
-ALLOWED = binom.ppf(0.999, SPLITS, 1 - CONFIDENCE) / SPLITS  # what a rate of exactly 0.2 may look like: 0.295
+TOO_OFTEN = 0.25  # broken promises; 0.2 were said
+ALLOWED = int(binom.ppf(0.05, SPLITS, TOO_OFTEN)) - 1  # so few happen to such a selector once in twenty times, or less
 SPEC = {
     "answer": {"kind": "label", "labels": list(NAMES)},
     "propagation": {
@@ -57,8 +58,10 @@ def test_a_round_breaks_its_promise_no_more_often_than_it_said(
     """200 draws of labels and pool, judged by the golds of the very rows selected, whose number adds chance of its own.
 
     With held-out labels the promise is exact; with cross-fitted ones it is approximate, and held to the same rate all the same.
-    Of 200: 103 certified, 12 broken (held_out); 183 certified, 30 broken (cross_fit). At most 40 are allowed.
+    Of 200: 103 certified, 12 broken (held_out); 183 certified, 30 broken (cross_fit). At most 39 are allowed: 40 would be the
+    rate that was said, and a selector that breaks a quarter of its promises has a chance of 4 % to come through.
     """
+    assert ALLOWED == 39 <= SPLITS * (1 - CONFIDENCE)
     monkeypatch.setattr(one_round, "evolve", lambda *_: None)  # what is trained on the selection promises nothing
     ended: Counter[str] = Counter()
     for seed in range(SPLITS):
@@ -72,5 +75,5 @@ def test_a_round_breaks_its_promise_no_more_often_than_it_said(
         right = [sample.pseudo_label == gold[sample.query_id] for sample in selection.chosen()]
         ended["certified"] += 1
         ended["broken"] += sum(right) < PRECISION * len(right)
-    assert ended["broken"] <= ALLOWED * SPLITS
+    assert ended["broken"] <= ALLOWED
     assert ended["certified"] >= SPLITS / 4, "a promise that is never made is never broken"
