@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 
 from worker.semisup.data import Example, Query, Split
 from worker.semisup.errors import DatasetRejected, SemisupError
+from worker.semisup.ingest.findings import Finding
 from worker.semisup.ingest.load import check_split, read_labeled, read_unlabeled
 from worker.semisup.ingest.validate import preview, validate
 from worker.semisup.spec import load_spec
@@ -66,15 +67,30 @@ def _compare(files: Sequence[BinaryIO], given: Given) -> Any:
 
 def _seen(files: Sequence[BinaryIO], given: Given) -> Any:
     judged: dict[str, tuple[Example, ...]] = {}
-    earlier = []
+    learned: list[tuple[str, tuple[Example, ...]]] = []
+    unlabeled: list[tuple[str, tuple[Query, ...]]] = []
     for role, file, name, options in zip(given["roles"], files, given["names"], given["options"], strict=True):
-        examples = read_labeled(file, name, options)
-        if role == "learned":
-            earlier.append((name, examples))
+        if role == "unlabeled":
+            unlabeled.append((name, read_unlabeled(file, name, options)[0]))
+        elif role == "learned":
+            learned.append((name, read_labeled(file, name, options)))
         else:
-            judged[role] = examples
+            judged[role] = read_labeled(file, name, options, role[0])
     split = Split((), (), judged.get("test", ()), judged.get("validation", ()))
-    return without_seen(load_spec(given["spec"]), split, earlier)[1]
+    split, notes = without_seen(load_spec(given["spec"]), split, learned)
+    found = [Finding(code="test_leakage", message=note, severity="warning") for note in notes]
+    found += [finding for name, queries in unlabeled for finding in _pseudo_labeled(split, name, queries)]
+    return [finding.model_dump(mode="json", exclude_none=True) for finding in found]
+
+
+def _pseudo_labeled(split: Split, name: str, queries: Sequence[Query]) -> list[Finding]:
+    """Held-out rows that an earlier job had without labels, in the words for a job's own unlabeled file."""
+    told = f"The unlabeled file is {name} of an earlier job: its adapter may have learned pseudo-labels of these rows."
+    return [
+        finding.model_copy(update={"message": f"{finding.message} {told}", "fix": "Scores on these rows may be too high."})
+        for finding in check_split((), queries, split.held_out, validation=split.validation)
+        if finding.code.startswith("unlabeled_in_")
+    ]
 
 
 WORK: Mapping[str, Work] = {"validate": _validate, "preview": _preview, "compare": _compare, "seen": _seen}

@@ -161,11 +161,16 @@ def compare(sources: Mapping[str, Source], allow: Sequence[str]) -> tuple[Findin
     return tuple(Finding.model_validate(finding) for finding in found)
 
 
-def seen(judged: Mapping[str, Source], learned: Sequence[Source], spec: Mapping[str, Any]) -> list[str]:
-    """What `worker.semisup.start.without_seen` notes, or refuses, of held-out files against those an adapter has learned."""
-    roles = [*judged, *("learned" for _ in learned)]
-    notes: list[str] = _ask("seen", [*judged.values(), *learned], roles=roles, spec=dict(spec))
-    return notes
+def seen(
+    judged: Mapping[str, Source], learned: Sequence[Source], unlabeled: Sequence[Source], spec: Mapping[str, Any]
+) -> tuple[Finding, ...]:
+    """Warnings on held-out rows against those an adapter comes from: its `learned` labeled files, its `unlabeled` ones.
+
+    Raises DataError where `worker.semisup.start.without_seen` refuses.
+    """
+    roles = [*judged, *("learned" for _ in learned), *("unlabeled" for _ in unlabeled)]
+    found = _ask("seen", [*judged.values(), *learned, *unlabeled], roles=roles, spec=dict(spec))
+    return tuple(Finding.model_validate(finding) for finding in found)
 
 
 def _ask(work: str, sources: Sequence[Source], **given: Any) -> Any:

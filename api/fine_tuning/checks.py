@@ -4,7 +4,7 @@ Every size: the model is offered, files exist, were read without errors and are 
 needed. Files small enough to have been validated inline are also compared row by row; larger ones the runner compares.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from sqlalchemy import RowMapping
@@ -19,6 +19,7 @@ from worker import parsing
 from worker.semisup.answers import Answers
 from worker.semisup.automatic import settle
 from worker.semisup.errors import SpecError
+from worker.semisup.ingest.findings import Finding
 from worker.semisup.spec import AutoAnswer, LabelAnswer
 
 SHOWN_MODELS = 20
@@ -174,4 +175,8 @@ def _compare(order: Order, rows: Mapping[str, RowMapping]) -> list[Warned]:
         if finding.severity == "error":
             param = at_fault.get(finding.code, "training_file")
             raise BadRequest(finding.message, code=finding.code, param=param, hint=finding.fix)
+    return as_warned(findings)
+
+
+def as_warned(findings: Iterable[Finding]) -> list[Warned]:
     return [Warned(finding.message, finding.model_dump(mode="json", exclude_none=True)) for finding in findings]

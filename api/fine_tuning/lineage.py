@@ -13,13 +13,11 @@ from sqlalchemy.orm import Session
 
 from api.deps import Caller
 from api.errors import BadRequest, Conflict
-from api.files.reading import readers_wanted
 from api.problems import of_spec
 from models.queries import jobs
-from models.queries.lineage import ancestors, kept_stages, labeled_files
+from models.queries.lineage import kept_stages
 from models.settings import settings
 from models.status import TERMINAL, JobStatus
-from worker import parsing
 from worker.semisup.errors import SpecError
 from worker.semisup.lineage import ALWAYS_AGAIN, taken_over
 from worker.semisup.spec import JobSpec
@@ -158,29 +156,6 @@ def check_start(before: Before, spec: JobSpec, files: Mapping[str, str | None]) 
             param="test_file",
             hint="Give a test_file; or leave training_file, seed, answer and evaluation.held_out_fraction as they were.",
         )
-
-
-def check_seen(session: Session, caller: Caller, before: Before, spec: JobSpec, rows: Mapping[str, RowMapping]) -> list[str]:
-    """Held-out rows against the labeled rows of every job the adapter comes from; small files only, as in checks.py.
-
-    Raises DataError `test_leakage`; returns what is only worth a warning. The runner does the same for files of any size.
-    """
-    judged = {param: row for param, row in rows.items() if param.rpartition(".")[2] in ("test_file", "validation_file")}
-    if before.start is None or not judged:
-        return []
-    learned = labeled_files(session, ancestors(session, caller.tenant_id, before.start["id"]))
-    learned = tuple(file for file in learned if file.id != rows["training_file"]["id"])
-    if any(
-        size > settings().inline_validation_bytes for size in [f.bytes for f in learned] + [r["bytes"] for r in judged.values()]
-    ):
-        return []
-    tests = {
-        param.rpartition(".")[2].removesuffix("_file"): parsing.Source(row["sha256"], row["filename"], row["options"])
-        for param, row in judged.items()
-    }
-    earlier = [parsing.Source(file.sha256, file.filename, file.options) for file in learned]
-    with readers_wanted():
-        return parsing.seen(tests, earlier, spec.model_dump(mode="json"))
 
 
 # --- what a fork takes over -------------------------------------------------------------------------------------------

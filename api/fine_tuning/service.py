@@ -16,6 +16,7 @@ from api.fine_tuning.lengths import check_lengths
 from api.fine_tuning.memory import check_memory
 from api.fine_tuning.order import Order, read_order
 from api.fine_tuning.schemas import FineTuningJob
+from api.fine_tuning.seen import check_seen
 from api.fine_tuning.wire import job_object
 from api.once import Once, Ticket
 from api.wire import ListOf, list_of
@@ -48,7 +49,7 @@ def _create(caller: Caller, body: Mapping[str, Any], ticket: Ticket) -> FineTuni
         rows = {param: _file(session, caller, order, param, file_id) for param, file_id in order.file_ids().items()}
     warned = checks.check_files(order, rows) + check_lengths(order, rows)
     with transaction(tenant=caller.tenant_id, read_only=True) as session:
-        seen = lineage.check_seen(session, caller, order.before, order.spec, rows)
+        seen = check_seen(session, caller, order, rows)
         fork = lineage.plan(session, order.before, order.spec)
     with transaction(tenant=caller.tenant_id) as session:
         ticket.take(session)
@@ -63,9 +64,7 @@ def _create(caller: Caller, body: Mapping[str, Any], ticket: Ticket) -> FineTuni
             add_event(session, job_id, f"Training goes on from the adapter of {start}", data={"from_job": start})
         if fork is not None:
             add_event(session, job_id, lineage.told(fork), data={"fork": fork})
-        for message in seen:
-            add_event(session, job_id, message, level="warn", data={"code": "test_leakage"})
-        for warning in warned:
+        for warning in seen + warned:
             add_event(session, job_id, warning.message, level="warn", data=warning.data)
         ring(session, job_id)
         made = job_object(must_have(session, caller, job_id), [])

@@ -64,7 +64,16 @@ def ancestors(session: Session, tenant_id: str, job_id: str | None) -> list[Job]
 
 def labeled_files(session: Session, jobs: Sequence[Job]) -> tuple[File, ...]:
     """The training files of these jobs, each once; deleted ones too, whose bytes are still there."""
-    ids = dict.fromkeys(job.training_file for job in jobs)
+    return _files(session, [job.training_file for job in jobs])
+
+
+def unlabeled_files(session: Session, jobs: Sequence[Job]) -> tuple[File, ...]:
+    """The same for their unlabeled files."""
+    return _files(session, [job.unlabeled_file for job in jobs if job.unlabeled_file])
+
+
+def _files(session: Session, named: Sequence[str]) -> tuple[File, ...]:
+    ids = dict.fromkeys(named)
     found = {file.id: file for file in session.execute(select(File).where(File.id.in_(ids))).scalars()}
     return tuple(found[file_id] for file_id in ids)
 

@@ -239,9 +239,9 @@ def test_reports_previews_and_comparisons_come_from_the_child() -> None:
 def test_held_out_rows_an_adapter_has_learned_are_refused_by_the_child() -> None:
     learned = stored(labeled(), "earlier.jsonl")
     with pytest.raises(DataError) as caught:
-        parsing.seen({"test": stored(labeled())}, [learned], {})
+        parsing.seen({"test": stored(labeled())}, [learned], [], {})
     assert (caught.value.code, caught.value.param) == ("test_leakage", "test_file")
-    assert parsing.seen({"test": stored(b'{"text": "new", "label": "b"}\n')}, [learned], {}) == []
+    assert parsing.seen({"test": stored(b'{"text": "new", "label": "b"}\n')}, [learned], [], {}) == ()
 
 
 def test_the_server_answers_on_when_a_file_kills_its_reader(
