@@ -86,7 +86,9 @@ def _adapter(job_id: str, name: str, scratch: Path) -> dict[str, Any]:
         "path": str(folder),
         "kind": kind,
         "sha256": hashlib.sha256(weights.encode()).hexdigest(),
-        "learned": [fetched(file, folder.with_name(f"{folder.name}-learned") / str(n)) for n, file in enumerate(found.trained_on)],
+        "learned": [
+            fetched(file, folder.with_name(f"{folder.name}-learned") / str(n)) for n, file in enumerate(found.trained_on)
+        ],
     }
 
 

@@ -157,6 +157,21 @@ def test_the_rows_that_weigh_and_those_that_are_judged_are_alike_whatever_the_or
     assert abs(answers["red"] - answers["blue"]) <= 1
 
 
+@pytest.mark.parametrize("calibration", [{"mode": "cross_fit", "folds": 3}, {"mode": "held_out", "fraction": 0.7}])
+def test_copies_of_a_row_are_one_trial(lab, split, calibration):
+    """Labels written several times over are no more evidence: bounds count what is judged as independent rows."""
+    copies = [replace(e, query=replace(e.query, id=f"l-9{n}{e.id[2:]}")) for n in range(4) for e in split.labeled]
+    often = replace(split, labeled=(*split.labeled, *copies))
+    made = []
+    for rows in (split, often):
+        task = task_of(lab, rows, calibration=calibration, propagation={"collaborators": [KNN], "k": 2})
+        folds = calibration_folds(task)
+        taught = teaching(task, folds)
+        made.append(module.calibrate(task, taught, folds, None, views_for(task, taught, folds, ()), MemoryKeep(64), 1))
+    once, repeated = made
+    assert sorted(row.id for row in repeated.judged) == sorted(row.id for row in once.judged)
+
+
 def test_votes_are_calibrated_for_other_resolvers_too(lab, split):
     task, keep = task_of(lab, split, resolve={"resolver": "vote"}, calibration={"mode": "cross_fit", "folds": 2}), MemoryKeep(4)
     lab.tick = keep.tick

@@ -119,8 +119,9 @@ def test_a_bare_name_means_the_first_round_and_a_long_one_its_head():
     ("spec", "changed", "again"),
     [
         ({"resolve": {"resolver": "pool"}}, {"calibration": {"folds": 4}}, {"views", "calibrate", "agree", "select"}),
-        ({"resolve": {"resolver": "vote"}}, {"calibration": {"folds": 4}}, set()),  # off: nothing reads how many folds
-        ({"resolve": {"resolver": "vote"}}, {"selection": {"strategy": "risk_control"}}, {"views", "calibrate", "select"}),
+        ({"resolve": {"resolver": "vote"}}, {"calibration": {"folds": 4}}, {"views", "calibrate", "select"}),
+        ({"calibration": {"mode": "off", "folds": 3}}, {"calibration": {"mode": "off", "folds": 4}}, set()),  # nobody reads it
+        ({"resolve": {"resolver": "vote"}}, {"selection": {"strategy": "risk_control"}}, {"select"}),
         ({"calibration": {"mode": "held_out"}}, {"calibration": {"mode": "cross_fit"}}, {"warmup", "propagate", "calibrate"}),
     ],
 )

@@ -67,7 +67,7 @@ def test_auto_pools_where_answers_are_a_closed_set():
 
 def test_auto_takes_the_papers_steps_where_answers_are_open():
     spec, paper = settle(JobSpec(), Answers("number")), load_spec({"profile": "paper"})
-    assert (spec.resolve.resolver, spec.calibration.mode, spec.evolve.token_drop) == ("justify", "off", 0.0)
+    assert (spec.resolve.resolver, spec.calibration.mode, spec.evolve.token_drop) == ("justify", "cross_fit", 0.0)
     assert (spec.propagation, spec.selection, spec.evolve) == (paper.propagation, paper.selection, paper.evolve)
 
 

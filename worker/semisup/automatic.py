@@ -27,8 +27,7 @@ def settle(spec: JobSpec, answers: Answers) -> JobSpec:
     if propagation.confidence == "auto":
         propagation = propagation.model_copy(update={"confidence": "share" if answers.kind == "text" else "mean"})
     if calibration.mode == "auto":
-        wanted = pooled or selection.strategy == "risk_control"
-        calibration = calibration.model_copy(update={"mode": "cross_fit" if wanted else "off"})
+        calibration = calibration.model_copy(update={"mode": "cross_fit"})
     if evolve.relabel == "auto":
         evolve = evolve.model_copy(update={"relabel": pooled})
     if evolve.objective == "auto":

@@ -36,11 +36,11 @@ def _kept_out(whole: Mapping[str, Any]) -> Any:
 
 
 def _folds(whole: Mapping[str, Any]) -> Any:
-    """What calibration is made of; None when there is none. "auto" is decided by resolver and selector (automatic.py)."""
+    """What calibration is made of; None when there is none."""
     mode, resolver = _at(whole, "calibration.mode"), _at(whole, "resolve.resolver")
-    if mode == "auto":
-        wanted = resolver == "pool" or _at(whole, "selection.strategy") == "risk_control"
-        mode = "cross_fit" if wanted else "auto" if resolver == "auto" else "off"
+    if mode == "auto":  # means cross_fit; beside an automatic resolver it has the name that fingerprints have always had
+        named = resolver == "auto" and _at(whole, "selection.strategy") != "risk_control"
+        mode = "auto" if named else "cross_fit"
     parts = {"held_out": _at(whole, "calibration.fraction"), "off": None}
     return None if mode in (None, "off") else [mode, parts.get(mode, _at(whole, "calibration.folds"))]
 

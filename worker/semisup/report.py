@@ -193,10 +193,15 @@ def trust(task: Task, rounds: Rounds, index: int, golds: Mapping[str, str]) -> d
     share, bound = row["selected"]["precision"], row["selected"]["lower"]
     note = "No judged row would have been selected, so the precision of the selection is unknown."
     if share is not None:
-        note = (
-            f"Of the {row['selected']['n']} judged rows that the same cut selects, {100 * share:.1f} % are right: with "
-            f"{100 * level:g} % confidence at least {100 * bound:.1f} %."
+        certified = (result.selection.guarantee or {}).get(
+            "certified"
+        )  # the cut was chosen on these rows: no plain bound holds
+        much = (
+            "what is promised is in the guarantee"
+            if certified
+            else f"with {100 * level:g} % confidence at least {100 * bound:.1f} %"
         )
+        note = f"Of the {row['selected']['n']} judged rows that the same cut selects, {100 * share:.1f} % are right: {much}."
     if measured != result.number:
         note += f" Measured with the networks of round {measured}: this round's cannot be trained again without each row."
     known = [s for s in result.selection.samples if s.query_id in golds and s.pseudo_label is not None]

@@ -140,7 +140,7 @@ class CalibrationSpec(Spec):
         "auto",
         description="`cross_fit`: every labeled row is answered by the fold that left it out. `held_out`: a share of the "
         "labels is kept from warm-up and votes altogether (they join in evolve); what is promised on them is exact. "
-        "auto: cross_fit where the resolver or the selector needs it, else off.",
+        "auto: cross_fit. off: nothing is known of the pseudo-labels' precision, and the pool weighs all votes alike.",
     )
     folds: int = Field(3, ge=2, le=10, description="Warm-ups of cross_fit, each of the full length.")
     fraction: float = Field(0.3, gt=0, lt=1, description="Share of the labels for held_out.")

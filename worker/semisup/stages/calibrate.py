@@ -13,7 +13,7 @@ from functools import partial
 from worker.semisup.data import Adapter, Ballot, Calibration, Candidate, Example, Judged, Query, Views
 from worker.semisup.keep import Keep
 from worker.semisup.seeds import derive_seed
-from worker.semisup.splits import Folds, stratified_folds, stratified_split, systematic_split
+from worker.semisup.splits import Folds, first_alike, stratified_folds, stratified_split, systematic_split
 from worker.semisup.stages.candidates import pool_all, settle_all, vote
 from worker.semisup.stages.neighbours import neighbours_of
 from worker.semisup.stages.pool import distributions, fit_weights
@@ -149,10 +149,12 @@ def _weights(task: Task, parts: Sequence[Voted]) -> Mapping[str, float]:
 
 
 def _judged(task: Task, parts: Sequence[tuple[Sequence[Example], Sequence[Candidate]]]) -> tuple[Judged, ...]:
+    """Rows that ask the same are one trial, whatever their number: bounds count trials, and a copy shows nothing new."""
     pairs = []
     for fold, (drawn, made) in enumerate(parts):
         found = {candidate.query_id: candidate for candidate in made}
-        pairs += [(fold, example, found[example.id]) for example in drawn]
+        once = [drawn[i] for i in dict.fromkeys(first_alike(drawn))]
+        pairs += [(fold, example, found[example.id]) for example in once]
     meaning = task.answers.meaning(task.lab.embed, [(c.answer, e.answer) for _, e, c in pairs])
     return tuple(
         Judged(e.id, fold, c.answer, c.mean_nll, c.agreement, task.answers.same(c.answer, e.answer, meaning))
