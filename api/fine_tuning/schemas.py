@@ -152,6 +152,8 @@ class Checkpoint(BaseModel):
 
 
 class Round(BaseModel):
+    """What its selection and its training said; once there is a report, all of the report's `rounds[]` (docs/report.md)."""
+
     model_config = ConfigDict(extra="allow")
 
     object: Literal["fine_tuning.job.round"] = "fine_tuning.job.round"

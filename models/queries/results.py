@@ -62,6 +62,12 @@ def _adapter(session: Session, job: Job, stage: str, _manifest: Mapping[str, Any
     session.execute(insert(Checkpoint).values(row | {"metrics": metrics}))
 
 
+def _report(session: Session, job: Job, _stage: str, _manifest: Mapping[str, Any], payload: Any) -> None:
+    """What can be said of a round only at the end: its shares of classes, how reliable it was, whether it was taken."""
+    for made in payload["body"].get("rounds", ()):
+        _summarise(session, job, made["round"], {name: value for name, value in made.items() if name != "round"})
+
+
 def _folder(session: Session, job: Job, _stage: str, manifest: Mapping[str, Any], _payload: Any) -> None:
     session.execute(delete(Artifact).where(Artifact.job_id == job.id))
     rows = [
@@ -74,7 +80,7 @@ def _folder(session: Session, job: Job, _stage: str, manifest: Mapping[str, Any]
 
 
 Recorder = Callable[[Session, Job, str, Mapping[str, Any], Any], None]
-RECORDERS: Mapping[str, Recorder] = {"Selection": _selection, "Adapter": _adapter, "Folder": _folder}
+RECORDERS: Mapping[str, Recorder] = {"Selection": _selection, "Adapter": _adapter, "Report": _report, "Folder": _folder}
 SAMPLE_COLUMNS = (
     *("query_id", "verdict", "reason", "pseudo_label", "pseudo_response", "mean_nll", "agreement", "resolved_by"),
     *("prompt", "votes", "neighbours", "justification"),

@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 
 from models.db import transaction
 from models.queries import leases, stages
-from tests.api.rows import WEIGHTS, claim, run_to_the_end
+from tests.api.rows import SELECTED, WEIGHTS, claim, reported, run_to_the_end
 from tests.api.sending import JOBS, World, new_world
 
 
@@ -92,6 +92,42 @@ def test_rounds_and_stages_show_their_numbers(world: World) -> None:
     propagate = shown["round-1/propagate"]
     assert (propagate["status"], propagate["chunks"], propagate["chunks_done"], propagate["items"]) == ("open", 2, 0, 12)
     assert (shown["round-2/evolve"]["status"], shown["round-2/evolve"]["seconds"]) == ("done", 0.5)
+
+
+def test_a_round_shows_what_the_report_says_of_it_beside_its_selection_and_its_training(world: World) -> None:
+    job = ordered(world)
+    run_to_the_end(samples=12, rounds=2)
+    shown = listed(world, f"{job}/rounds")
+    for number, made in enumerate(shown, start=1):
+        said = reported(number, rounds=2, samples=12)
+        assert said.pop("round") == made.pop("number")
+        own = {"threshold": 9.4, "train_loss": 0.25, "steps": 10 * number, "trained_tokens": 500}
+        assert made.pop("created_at") > 0
+        assert made == {"object": "fine_tuning.job.round", **said, **own}
+    assert [made["taken"] for made in shown] == [False, True]
+
+
+def test_a_round_shows_its_selection_before_there_is_a_report(world: World) -> None:
+    job = ordered(world)
+    lease = claim()
+    selection = {"samples": [], "threshold": 9.4, **SELECTED}
+    with transaction() as session:
+        stages.commit_stage(session, lease, "round-1/select", {"type": "Selection", "files": {}}, selection, 0.5)
+    (made,) = listed(world, f"{job}/rounds")
+    assert (made["selected"], made["threshold"]) == (6, 9.4)
+    assert "pool" not in made
+
+
+def test_a_job_without_unlabeled_rows_shows_its_training_as_its_one_round(world: World) -> None:
+    order = {"model": "semift-small", "training_file": world.labeled}
+    job = f"{JOBS}/{world.app.post(JOBS, json=order).json()['id']}"
+    run_to_the_end(rounds=0)
+    (made,) = listed(world, f"{job}/rounds")
+    assert {name: made[name] for name in made if name not in ("object", "number", "created_at")} == {
+        "train_loss": 0.25,
+        "steps": 10,
+        "trained_tokens": 500,
+    }
 
 
 def test_the_running_stage_shows_its_steps_and_chunks(world: World) -> None:

@@ -17,7 +17,7 @@ from tests.worker.watching import events
 
 MODEL = "semift-small"
 ROUND = [*("own-neighbours", "warmup", "neighbours", "agree", "select", "evolve")]
-MANIFEST = {"type": "Report", "many": False, "files": {}}
+MANIFEST = {"type": "Neighbours", "many": False, "files": {}}
 
 
 @pytest.fixture

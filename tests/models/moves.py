@@ -7,7 +7,7 @@ from models.queries import leases, stages
 from models.queries.leases import Lease
 from models.status import JobStatus
 
-MANIFEST = {"type": "Report", "many": False, "files": {}}
+MANIFEST = {"type": "Neighbours", "many": False, "files": {}}
 PROPAGATE = "round-1/propagate"
 
 
