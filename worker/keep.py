@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, Literal, TextIO, TypeVar
 
 from models.crash import crash_point
 from worker.semisup.data import Adapter
@@ -22,6 +22,8 @@ from worker.semisup.shelf import NEVER, Doing, Every, unusable
 
 T = TypeVar("T")
 Item = TypeVar("Item")
+
+Level = Literal["info", "warn"]
 
 TICK_SECONDS = 0.2  # more often nobody looks
 MADE = ("adapter-*", "artefacts-*")  # folders of its own that a stage is stored from
@@ -195,9 +197,9 @@ class PipeKeep:
         found: list[str] = self._pipe.ask("halved")["notes"]
         return found
 
-    def note(self, message: str) -> None:
-        """A warning for the job's history."""
-        self._pipe.tell(tell="event", level="warn", message=message)
+    def note(self, message: str, level: Level = "warn") -> None:
+        """Something for the job's history."""
+        self._pipe.tell(tell="event", level=level, message=message)
 
     def _begin(self, name: str) -> str:
         stage = self.shelf.stage = self._prefix + name

@@ -13,15 +13,18 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from models import logs
 from models.crash import crash_point
-from worker.keep import NothingToDo, Pipe, PipeKeep, open_pipe
+from worker.keep import Level, NothingToDo, Pipe, PipeKeep, open_pipe
 from worker.room import out_of_room
 from worker.semisup.data import Folder
 from worker.semisup.errors import NonFiniteLoss, SemisupError, Stopped
 from worker.semisup.shelf import Every
+
+if TYPE_CHECKING:
+    from worker.semisup.job import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -109,8 +112,15 @@ def run_semisup(order: Order, keep: PipeKeep) -> None:
         learned=memory,
         late_notes=lambda: [*([f"{keep.taken_over()} taken over from {fork['job']}."] if fork else []), *keep.halved()],
     )
-    if outcome.decision.reason == "worse" and not order["assist"]:
-        keep.note(str(outcome.report.body["summary"]))  # the adapter of this name is the labels-only one: worth an event
+    tell_what_was_found(order, keep, outcome)
+
+
+def tell_what_was_found(order: Order, keep: PipeKeep, outcome: "Outcome") -> None:
+    """Whether unlabeled data helped, and which adapter is kept. Of a job without unlabeled rows nobody asked it."""
+    reason = outcome.decision.reason
+    if not order["assist"] and reason != "no_unlabeled":
+        level: Level = "warn" if reason == "worse" else "info"  # worse: the adapter of the job's name is the labels-only one
+        keep.note(str(outcome.report.body["summary"]), level)
 
 
 def _stop_when_told(keep: PipeKeep) -> None:

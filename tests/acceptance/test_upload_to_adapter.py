@@ -120,6 +120,13 @@ def test_two_uploads_in_an_evolved_adapter_out(client, stack, tmp_path):
     arms = {arm["name"] for arm in report["arms"]}
     assert {"vanilla", "knn_vote", "classifier", "labels_only_early", "labels_only_matched", "evolved"} <= arms
     assert len(content(client, job.id, "selected.jsonl").splitlines()) == len(selected)
+    for made, said in zip(rounds, report["rounds"], strict=True):
+        assert said.pop("round") == made["number"]
+        assert made.items() >= said.items()
+        assert (made["pool"], set(made["class_shares"]["labeled"])) == (12, set(COLOURS))
+        assert made["reliability"]["judged"] > 0
+    (told,) = (event for event in events if event.message == report["summary"])
+    assert told.level == ("warn" if report["guard"]["reason"] == "worse" else "info")
 
     # the adapter loads where others load it, on the base it was trained on
     folder = tmp_path / "adapter"

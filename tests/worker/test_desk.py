@@ -1,7 +1,10 @@
 """What a runner may not do: its worker refuses, whatever the runner says."""
 
+import io
+import json
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, get_args
 
 import pytest
 from sqlalchemy import update
@@ -13,7 +16,10 @@ from models.tables import Chunk, Event, Stage
 from tests.rows import add_job, let_lease_expire
 from tests.worker.watching import events, rows
 from worker.desk import Desk, ProtocolError
+from worker.keep import Pipe, PipeKeep
+from worker.runner import tell_what_was_found
 from worker.semisup.data import Report, Vote
+from worker.semisup.guard import Decision, Reason
 from worker.semisup.keep import decode, encode
 
 
@@ -70,6 +76,25 @@ def test_progress_says_the_round_also_of_stages_inside_of_stages(desk: Desk, sta
     progress, _ = desk.take_progress()
     assert progress
     assert (progress["phase"], progress["round"]) == told
+
+
+@pytest.mark.parametrize("assist", [False, True])
+@pytest.mark.parametrize("reason", get_args(Reason))
+def test_what_the_guard_found_is_an_event_and_a_warning_where_unlabeled_data_did_harm(
+    desk: Desk, tmp_path: Path, reason: Reason, assist: bool
+) -> None:
+    said = io.StringIO()
+    keep = PipeKeep(Pipe(io.StringIO(), said), tmp_path, chunk_size=1)
+    summary = "Unlabeled data helped by 3.0 ± 2.0 points."
+    outcome: Any = SimpleNamespace(report=Report({"summary": summary}), decision=Decision("evolved", reason))
+    tell_what_was_found({"assist": assist}, keep, outcome)
+    for line in said.getvalue().splitlines():
+        desk.answer(json.loads(line))
+    level = "warn" if reason == "worse" else "info"
+    told = [] if assist or reason == "no_unlabeled" else [(level, summary)]
+    begun, *others = rows(Event, desk.lease.job_id, Event.id)
+    assert begun.message == "Fine-tuning job started"
+    assert [(event.level, event.message) for event in others] == told
 
 
 @pytest.mark.parametrize("path", ["/etc", "../..", "."])
