@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -56,17 +57,18 @@ class Service:
         self.client, self.stack, self.worker = client, stack, worker
 
     def order(self, *collaborators: dict[str, Any], **propagation: Any) -> str:
-        """A job on 12 labeled and 12 unlabeled rows."""
+        """A job on 16 labeled and 12 unlabeled rows."""
         block = {"collaborators": collaborators, "k": 2, "chunk_size": 4, "max_new_tokens": 3, **propagation}
-        files = {
-            name: self.client.post("/v1/files", files={"file": (f"{name}.csv", rows)}, data={"purpose": "fine-tune"}).json()[
-                "id"
-            ]
-            for name, rows in (("labeled", csv(0, 16, True)), ("unlabeled", csv(100, 12, False)))
-        }
-        semi = {"unlabeled_file": files["unlabeled"], **SPEC, "propagation": block}
-        method = {"type": "semi_supervised", "semi_supervised": semi}
-        response = self.client.post(JOBS, json={"model": "tiny", "training_file": files["labeled"], "method": method})
+        labeled, unlabeled = self.upload("labeled.csv", csv(0, 16, True)), self.upload("unlabeled.csv", csv(100, 12, False))
+        semi = {"unlabeled_file": unlabeled, **SPEC, "propagation": block}
+        return self.submit(model="tiny", training_file=labeled, semi_supervised=semi)
+
+    def upload(self, name: str, content: bytes) -> str:
+        made = self.client.post("/v1/files", files={"file": (name, content)}, data={"purpose": "fine-tune"})
+        return str(made.json()["id"])
+
+    def submit(self, **body: Any) -> str:
+        response = self.client.post(JOBS, json=body)
         assert response.status_code == 200, response.text
         return str(response.json()["id"])
 
@@ -182,6 +184,76 @@ def test_a_cancel_is_heard_while_an_engine_takes_its_time_and_a_refusal_fails_th
     error = service.ended(job, "failed")["error"]
     assert error["code"] == "engine_refused"
     assert error["message"] == "The engine 'stub' refused: status 401: wrong key Bearer *** ask Ann"
+
+
+APART = 9  # what the two engine votes do not agree on: this number and the next one
+
+
+def sum_asked(number: int) -> tuple[str, int]:
+    return f"How much are {number} and 4?", number + 4
+
+
+def briefly(number: int) -> str:
+    return f"{number} and 4 make {number + 4}.\n#### {number + 4}"
+
+
+def at_length(number: int) -> str:
+    return f"Counting upwards: {number} followed by another 4 gives {number + 4}.\n#### {number + 4}"
+
+
+def reasoned(messages: list[dict[str, str]], _seed: int) -> str:
+    """The one that is shown no examples is brief, and so the surer one, on odd numbers; the other one on even numbers."""
+    number, _ = map(int, re.findall(r"\d+", messages[-1]["content"]))
+    alone = len(messages) == 1
+    said = briefly(number) if alone == bool(number % 2) else at_length(number)
+    return said.replace(f"#### {number + 4}", f"#### {number + 5}") if alone and number == APART else said
+
+
+def sums(numbers: range, labels: bool) -> bytes:
+    rows = [{"question": sum_asked(n)[0]} | ({"answer": briefly(n)} if labels else {}) for n in numbers]
+    return "\n".join(json.dumps(row) for row in rows).encode()
+
+
+@pytest.mark.slow
+def test_the_whole_reasoning_of_the_surest_vote_that_gave_the_number_is_the_pseudo_response(
+    service: Service, stub: EngineStub
+) -> None:
+    stub.say = reasoned
+    shown, alone = REMOTE | {"name": "shown"}, REMOTE | {"name": "alone", "k": 0, "temperature": 1.0}
+    asked = range(4, 16)
+    semi = {
+        **SPEC,
+        "unlabeled_file": service.upload("unlabeled.jsonl", sums(asked, False)),
+        "answer": {"kind": "number"},
+        "propagation": {"collaborators": [OWN, shown, alone], "k": 2, "chunk_size": 4, "max_new_tokens": 8},
+    }
+    labeled = service.upload("labeled.jsonl", sums(range(20, 36), True))
+    job = service.submit(model="tiny", training_file=labeled, semi_supervised=semi)
+    service.ended(job)
+    # Two epochs teach the tiny LM no sums: without its vote there is agreement. Its warm-up is taken over.
+    engines = {"propagation": {"collaborators": [shown, alone]}}
+    fork = service.submit(fork={"job": job}, semi_supervised=engines)
+    assert "round-1/warmup" in service.ended(fork)["fork"]["taken_over"]
+
+    for made, names in ((job, ["local", "shown", "alone"]), (fork, ["shown", "alone"])):
+        samples = {sample["prompt"]: sample for sample in service.get(f"{made}/samples?limit=100")["data"]}
+        assert len(samples) == len(asked)
+        for number in asked:
+            question, result = sum_asked(number)
+            sample = samples[question]
+            votes = {vote["collaborator"]: vote for vote in sample["votes"]}
+            assert list(votes) == names
+            assert all(votes[name]["mean_nll"] == pytest.approx(mean_nll(votes[name]["response"])) for name in names[-2:])
+            if number == APART:
+                assert {votes["shown"]["answer"], votes["alone"]["answer"]} == {str(result), str(result + 1)}
+                assert sample["resolved_by"] == "vote"
+                continue
+            surest = min((votes["shown"], votes["alone"]), key=lambda vote: vote["mean_nll"])
+            assert surest["collaborator"] == ("alone" if number % 2 else "shown")
+            assert (votes["shown"]["answer"], votes["alone"]["answer"]) == (str(result), str(result))
+            assert (sample["pseudo_response"], sample["pseudo_label"]) == (briefly(number), str(result))
+            assert sample["pseudo_response"] == surest["response"]
+            assert sample["resolved_by"] == ("agreement" if made == fork else "vote")
 
 
 def test_an_engine_that_stays_away_ends_the_job_only_after_attempts_without_progress_and_keeps_its_chunks(
