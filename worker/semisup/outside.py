@@ -24,7 +24,7 @@ class Learned(BaseModel):
 
     path: str
     filename: str = ""
-    options: Mapping[str, Any] | None = None
+    options: dict[str, Any] | None = None
 
 
 class Tuned(BaseModel):
