@@ -28,6 +28,7 @@ SPEC = {
     "propagation": {"k": 2, "chunk_size": 4, "max_new_tokens": 3},
     "selection": {"strategy": "all"},
     "resolve": {"resolver": "vote"},
+    "calibration": {"mode": "off"},  # three warm-ups more; the acceptance test has them
     "evaluation": {"baselines": False, "with_neighbours": False},
 }
 
