@@ -100,18 +100,18 @@ def run_semisup(order: Order, keep: PipeKeep) -> None:
             for note in notes:
                 keep.note(note)
         fork = order["fork"]
-    outcome = run_job(
-        spec,
-        split,
-        lab=lab,
-        keep=keep,
-        gold=inputs.gold,
-        notes=notes,
-        shared=inputs.shared,
-        start=start,
-        learned=memory,
-        late_notes=lambda: [*([f"{keep.taken_over()} taken over from {fork['job']}."] if fork else []), *keep.halved()],
-    )
+        outcome = run_job(
+            spec,
+            split,
+            lab=lab,
+            keep=keep,
+            gold=inputs.gold,
+            notes=notes,
+            shared=inputs.shared,
+            start=start,
+            learned=memory,
+            late_notes=lambda: [*([f"{keep.taken_over()} taken over from {fork['job']}."] if fork else []), *keep.halved()],
+        )
     tell_what_was_found(order, keep, outcome)
 
 

@@ -122,7 +122,7 @@ def test_retry_after_may_be_a_date():
 def test_a_wait_longer_than_our_patience_is_not_begun(stub, connect):
     stub.fail("limited")
     stub.retry_after = "86400"
-    with pytest.raises(EngineAway, match=r"'remote' is not answering: no answer for 300 s; .*429: slow down") as caught:
+    with pytest.raises(EngineAway, match=r"'remote' gives no whole answer: no answer for 300 s; .*429: slow down") as caught:
         ask(connect(), count=1)
     assert caught.value.again
     assert caught.value.code == "engine_unavailable"

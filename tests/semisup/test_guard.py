@@ -11,7 +11,8 @@ from tests.semisup.builders import TINY_JOB, ballot, examples, queries
 from worker.semisup import round as one_round
 from worker.semisup.data import Prediction, Split
 from worker.semisup.errors import SpecError
-from worker.semisup.guard import MIN_VALIDATION, Decision, Source, arrange, decide, paired, summary
+from worker.semisup.guard import MIN_VALIDATION, Decision, Source, arrange, decide, summary
+from worker.semisup.intervals import paired
 from worker.semisup.job import run_job
 from worker.semisup.keep import MemoryKeep
 from worker.semisup.rounds import NO_ADAPTER, best, stops
@@ -109,13 +110,13 @@ def test_without_anything_to_judge_by_nothing_is_judged(given, checked, rounds, 
     assert decision == Decision(result, reason)
 
 
-def test_the_paired_difference_by_hand():
-    found = paired([True, True, True, False], [True, False, False, False], 0.95)
-    assert (found["difference"], found["won"], found["lost"]) == (0.5, 2, 0)
-    assert found["half_width"] == pytest.approx(1.959964 * (1 / 3) ** 0.5 / 2, abs=1e-6)  # variance of 0, 1, 1, 0 is 1/3
-    assert found["p_mcnemar"] == pytest.approx(0.5)  # 2 * (1/2) ** 2
-    with pytest.raises(ValueError, match="3 answers cannot be paired with 2"):
-        paired([True] * 3, [True] * 2, 0.95)
+def test_copies_among_the_validation_rows_are_one_observation():
+    evolved, labels_only = predictions("x" * 15 + "." * 5), predictions("." * 5 + "x" * 10 + "." * 5)
+    once = decide(Evaluation(), evolved, labels_only, rounds=True, alike=range(20))
+    copies = decide(Evaluation(), evolved, labels_only, rounds=True, alike=[row // 5 for row in range(20)])
+    assert once.paired["difference"] == copies.paired["difference"] == 0.25
+    assert (once.paired["won"], copies.paired["won"]) == (5, 1)
+    assert copies.paired["half_width"] > 2 * once.paired["half_width"]
 
 
 KEPT = Decision("evolved", "better", 100, 0.82, 0.79, {})

@@ -268,7 +268,7 @@ def test_an_engine_that_stays_away_ends_the_job_only_after_attempts_without_prog
     error = get_job(job).error
     assert error
     assert (error["code"], error["param"]) == ("engine_unavailable", "propagation.collaborators")
-    assert error["message"] == "The engine 'big' is not answering: status 503: no GPU left"
+    assert error["message"] == "The engine 'big' gives no whole answer: status 503: no GPU left"
     assert chunk_runs(job) == [1, 1, 1, 0, 0, 0]
     again = Counter(event.partition(":")[0] for event in events(job))
     assert again["Back in the queue"] == settings().max_attempts, "the first attempt made progress and is not counted"

@@ -96,7 +96,7 @@ class EngineAway(SemisupError):
     def __init__(self, engine: str, why: str) -> None:
         self.engine = engine
         super().__init__(
-            f"The engine {engine!r} is not answering: {why}",
+            f"The engine {engine!r} gives no whole answer: {why}",
             param="propagation.collaborators",
             hint="Finished chunks are kept. Bring the engine back, or mark the collaborator as optional.",
         )

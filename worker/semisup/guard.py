@@ -6,13 +6,10 @@ by anything that could have made it better.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any, Literal
 
-import numpy as np
-from scipy.stats import binomtest
-
 from worker.semisup.data import Prediction, Split
+from worker.semisup.intervals import paired
 from worker.semisup.seeds import derive_seed
 from worker.semisup.spec import Evaluation, JobSpec
 from worker.semisup.splits import stratified_split, systematic_split
@@ -89,9 +86,16 @@ def guarded(spec: Evaluation) -> bool:
 
 
 def decide(
-    spec: Evaluation, evolved: Sequence[Prediction] | None, labels_only: Sequence[Prediction] | None, *, rounds: bool
+    spec: Evaluation,
+    evolved: Sequence[Prediction] | None,
+    labels_only: Sequence[Prediction] | None,
+    *,
+    rounds: bool,
+    alike: Sequence[int] | None = None,
 ) -> Decision:
     """The arm to keep. Predictions are those on the same validation rows, None or empty where there are none.
+
+    `alike` says which of the rows are copies of one another (splits.first_alike).
 
     With `keep: best` the better accuracy wins, and evolved where they are equal.
     """
@@ -111,26 +115,8 @@ def decide(
         len(ours),
         sum(ours) / len(ours),
         sum(theirs) / len(theirs),
-        paired(ours, theirs, spec.confidence),
+        paired(ours, theirs, spec.confidence, alike),
     )
-
-
-def paired(ours: Sequence[bool], theirs: Sequence[bool], level: float) -> dict[str, Any]:
-    """Ours minus theirs on the same rows: mean difference, normal interval of it at `level`, exact McNemar p."""
-    if len(ours) != len(theirs):
-        raise ValueError(f"{len(ours)} answers cannot be paired with {len(theirs)}")
-    difference = np.array(ours, np.float64) - np.array(theirs, np.float64)  # (n,), each -1, 0 or 1
-    n, mean = len(difference), float(difference.mean())
-    half = NormalDist().inv_cdf(0.5 + level / 2) * float(difference.std(ddof=1)) / n**0.5 if n > 1 else 1.0
-    won, lost = int((difference > 0).sum()), int((difference < 0).sum())
-    return {
-        "difference": mean,
-        "interval": [mean - half, mean + half],
-        "half_width": half,
-        "won": won,
-        "lost": lost,
-        "p_mcnemar": float(binomtest(won, won + lost).pvalue) if won + lost else 1.0,
-    }
 
 
 # --- in words -------------------------------------------------------------------------------------------------------------

@@ -67,7 +67,8 @@ def run_job(
         )
     arms = run_arms(task, rounds.result if rounds else None, keep)
     controls = _validated_controls(task, arms, rounds, keep)
-    decision = decide(spec.evaluation, rounds.checked if rounds else None, controls, rounds=rounds is not None)
+    checked, alike = rounds.checked if rounds else None, first_alike(task.split.validation)
+    decision = decide(spec.evaluation, checked, controls, rounds=rounds is not None, alike=alike)
     adapters = {arm.name: arm.adapter for arm in arms if arm.adapter and not arm.neighbours}
     adapter = adapters.pop(decision.result)
     told = dict.fromkeys((*notes, *late_notes(), *had_to(task, arms, rounds)))  # a keep may know of what a stage says itself

@@ -9,13 +9,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 
 from worker.semisup.arms import Arm
 from worker.semisup.data import Prediction, Report, Sample, unanimous
-from worker.semisup.guard import Decision, Source, paired, summary
+from worker.semisup.guard import Decision, Source, summary
+from worker.semisup.intervals import accuracy_interval, paired
 from worker.semisup.reliability import bins_of, reliability
 from worker.semisup.rounds import Rounds
+from worker.semisup.splits import first_alike
 from worker.semisup.stages.calibrate import calibration_folds, teaching
 from worker.semisup.task import Task
 
@@ -39,7 +40,8 @@ def write_report(task: Task, arms: Sequence[Arm], rounds: Rounds | None, gold: M
     evolved = next((arm for arm in arms if arm.name == "evolved"), None)
     golds = parsed_gold(task, gold)
     strict = next((arm for arm in arms if arm.name == "labels_only_early"), None)
-    comparisons = [compare(evolved, arm, level) for arm in arms if evolved and not arm.name.startswith("evolved")]
+    alike = first_alike(task.split.held_out)
+    comparisons = [compare(evolved, arm, level, alike) for arm in arms if evolved and not arm.name.startswith("evolved")]
     against = next((c for c in comparisons if c["against"] == "labels_only_early"), None)
     best = evolved or strict or arms[0]
     made = rounds.made if rounds else ()
@@ -58,7 +60,7 @@ def write_report(task: Task, arms: Sequence[Arm], rounds: Rounds | None, gold: M
             "unseen_labels": unseen_labels(task),
         },
         "shared_rows": dict(found.shared),
-        "arms": [arm_row(arm, level) for arm in arms],
+        "arms": [arm_row(arm, level, alike) for arm in arms],
         "comparisons": comparisons,
         "stopping": stopping(task, rounds) if rounds else None,
         "rounds": [round_row(task, rounds, index, golds) for index in range(len(made))] if rounds else [],
@@ -93,16 +95,15 @@ def unseen_labels(task: Task) -> int:
     return sum(row.answer not in known for row in task.split.held_out) if task.answers.kind == "label" else 0
 
 
-def arm_row(arm: Arm, level: float) -> dict[str, Any]:
+def arm_row(arm: Arm, level: float, alike: Sequence[int]) -> dict[str, Any]:
     """Accuracy with its Wilson interval; an answer that could not be parsed counts as wrong."""
-    n, hits = len(arm.predictions), sum(p.correct for p in arm.predictions)
-    interval = binomtest(hits, n).proportion_ci(level, method="wilson")
+    correct = [p.correct for p in arm.predictions]
     return {
         "name": arm.name,
         "title": arm.title,
-        "accuracy": hits / n,
-        "interval": [float(interval.low), float(interval.high)],
-        "n": n,
+        "accuracy": sum(correct) / len(correct),
+        "interval": list(accuracy_interval(correct, level, alike)),
+        "n": len(correct),
         "unparsed": sum(p.answer is None for p in arm.predictions),
         "neighbours_shown": arm.neighbours,
         "train_steps": arm.adapter.steps if arm.adapter else 0,
@@ -117,11 +118,10 @@ def arm_row(arm: Arm, level: float) -> dict[str, Any]:
     }
 
 
-def compare(evolved: Arm | None, other: Arm, level: float) -> dict[str, Any]:
+def compare(evolved: Arm, other: Arm, level: float, alike: Sequence[int]) -> dict[str, Any]:
     """Evolved minus `other` on the reported rows."""
-    assert evolved is not None
     ours, theirs = ([p.correct for p in arm.predictions] for arm in (evolved, other))
-    return {"against": other.name, **paired(ours, theirs, level)}
+    return {"against": other.name, **paired(ours, theirs, level, alike)}
 
 
 def stopping(task: Task, rounds: Rounds) -> dict[str, Any]:
