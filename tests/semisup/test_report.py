@@ -10,6 +10,7 @@ import pytest
 from tests.semisup.builders import TINY_JOB, example, examples
 from worker.semisup import rounds
 from worker.semisup.data import Calibration, Judged
+from worker.semisup.intervals import accuracy_interval
 from worker.semisup.job import run_job
 from worker.semisup.keep import MemoryKeep
 from worker.semisup.reliability import lower_bound
@@ -87,6 +88,21 @@ def test_rows_that_two_files_share_are_counted_pair_by_pair(report, split):
         "test/validation": 0,
     }
     assert "| labeled and test | 1 |" in text
+
+
+def test_copies_among_the_held_out_rows_narrow_no_interval(report, split):
+    """Six questions, four times each; validation rows are given, so that none of them decides."""
+    copies = [replace(row, query=replace(row.query, id=f"{row.id}-{n}")) for row in split.held_out for n in range(4)]
+    asked = len(split.held_out)
+    rows = replace(split, held_out=tuple(copies), validation=examples("v", 12, start=300))
+    body, _ = report(rows=rows, evaluation={"with_neighbours": False})
+    for arm in body["arms"]:
+        right = [True] * round(arm["accuracy"] * asked)
+        assert arm["n"] == 4 * asked
+        assert arm["interval"] == pytest.approx(accuracy_interval(right + [False] * (asked - len(right)), 0.95))
+    assert body["comparisons"]
+    assert all(row["won"] + row["lost"] <= asked for row in body["comparisons"])
+    assert any(row["won"] + row["lost"] > 0 for row in body["comparisons"])
 
 
 def test_a_label_that_no_labeled_row_has_is_counted_and_trains_nothing(report, split):
