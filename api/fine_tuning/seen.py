@@ -18,7 +18,7 @@ from models.settings import settings
 from models.tables import File
 from worker import parsing
 
-MAX_EARLIER = 100  # files that one order is compared with: a reader may open a few hundred
+MAX_EARLIER = 100  # files of either kind that one order is compared with: a reader may open a few hundred
 
 
 def check_seen(session: Session, caller: Caller, order: Order, rows: Mapping[str, RowMapping]) -> list[Warned]:
@@ -34,7 +34,7 @@ def check_seen(session: Session, caller: Caller, order: Order, rows: Mapping[str
         return []
     line = ancestors(session, caller.tenant_id, start["id"])
     # What is this job's own file too, checks.py compares.
-    learned = [file for file in labeled_files(session, line) if file.id != order.training_file]
+    learned = [file for file in labeled_files(session, line) if file.id != order.training_file][:MAX_EARLIER]  # nearest first
     unlabeled = _nearest([file for file in unlabeled_files(session, line) if file.id != order.unlabeled_file], limit)
     if any(size > limit for size in [file.bytes for file in learned] + [row["bytes"] for row in judged.values()]):
         return []

@@ -189,6 +189,22 @@ def test_no_job_is_judged_on_rows_its_adapter_may_have_learned(world: World) -> 
     refused(world, 400, "test_leakage", **third, test_file=seen)
 
 
+def test_a_long_line_of_jobs_is_compared_with_its_nearest_labeled_files_before_the_runner_reads_them_all(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.fine_tuning.seen.MAX_EARLIER", 2)
+    job, files = finished(world), []
+    for start in (500, 600, 700):
+        files.append(upload(world.app, labeled(10, start)))
+        order = {"from_job": job["id"], "unlabeled_file": world.unlabeled, "training_file": files[-1]}
+        job = created(world, **order, test_file=upload(world.app, labeled(12, 800)))
+        run_to_the_end()
+    order = {"from_job": job["id"], "unlabeled_file": world.unlabeled, "training_file": upload(world.app, labeled(10, 900))}
+    for near in files[1:]:
+        refused(world, 400, "test_leakage", **order, test_file=near)
+    created(world, **order, test_file=files[0])  # worker/semisup/start.py refuses it, as it does rows of larger files
+
+
 def warned(world: World, job: str) -> list[tuple[str, int]]:
     """(code, how many rows) of each warning in the job's history."""
     found = world.app.get(f"{JOBS}/{job}/events").json()["data"]
