@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 
 from benchmarks.quality import stats
 from benchmarks.quality.results import Record
@@ -96,20 +97,30 @@ class Grids:
             if len(record["rounds"]) >= number
         }
 
-    def best_round(self, last: int) -> dict[Key, float]:
-        """Accuracy of the round that is best on the validation rows, among the first `last`; the earlier one on ties."""
-        found = {}
-        for record in self._curve():
-            rounds = record["rounds"][:last]
-            if len(rounds) == last and all(r["validation_accuracy"] is not None for r in rounds):
-                best = max(rounds, key=lambda r: r["validation_accuracy"])
-                found[record["task"], record["seed"]] = 100 * best["accuracy"]
-        return found
+    def second_round(self) -> tuple[dict[Key, float], dict[Key, float]]:
+        """Points that the second round gained: as it is, and as a job takes it (where validation rows like it better).
+
+        A (task, seed) that was run several times, once for two rounds and once for four, counts with the mean of its runs:
+        which of them is looked at must not decide.
+        """
+        plain: dict[Key, list[float]] = {}
+        chosen: dict[Key, list[float]] = {}
+        for record in self._rounds():
+            if len(record["rounds"]) < 2 or any(r["validation_accuracy"] is None for r in record["rounds"][:2]):
+                continue
+            first, second = record["rounds"][:2]
+            gain = round(100 * (second["accuracy"] - first["accuracy"]), stats.DECIMALS)
+            taken = second["validation_accuracy"] > first["validation_accuracy"]
+            plain.setdefault((record["task"], record["seed"]), []).append(gain)
+            chosen.setdefault((record["task"], record["seed"]), []).append(gain if taken else 0.0)
+        return {key: fmean(gains) for key, gains in plain.items()}, {key: fmean(gains) for key, gains in chosen.items()}
+
+    def _rounds(self) -> list[Record]:
+        return [record for record in self.good if record["group"] == "rounds"]
 
     def _curve(self) -> list[Record]:
         """One record of each (task, seed): of curves of several lengths the longest."""
-        curves = [record for record in self.good if record["group"] == "rounds"]
-        longest = {(r["task"], r["seed"]): r for r in sorted(curves, key=lambda record: len(record["rounds"]))}
+        longest = {(r["task"], r["seed"]): r for r in sorted(self._rounds(), key=lambda record: len(record["rounds"]))}
         return list(longest.values())
 
     def _grid(self, field: str) -> dict[str, dict[Key, float]]:

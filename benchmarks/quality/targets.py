@@ -122,12 +122,10 @@ def unbeaten(grids: Grids) -> Target:
 def second_round(grids: Grids) -> Target:
     """With the job's own rule: the second round is taken where it is better on the validation rows, else the first."""
     wanted = "a second round, taken as a job takes it (by the validation rows), does not lose what the first won"
-    first, second, taken = grids.round(1), grids.round(2), grids.best_round(2)
-    gap = stats.difference(taken, first)
+    plain, gap = grids.second_round()
     if not gap:
         return Target(wanted, "no piece with two rounds", "not measured")
-    plain, chosen = (_over_tasks(grid) for grid in (stats.difference(second, first), gap))
-    measured = f"second minus first {plain} points; as the job would choose {chosen}"
+    measured = f"second minus first {_over_tasks(plain)} points; as the job would choose {_over_tasks(gap)}"
     if missing := short_of(gap):
         return Target(wanted, f"{measured}; {missing}", "not measured")
     return Target(wanted, measured, "pass" if stats.mean_over_tasks(gap) >= 0 else "fail")

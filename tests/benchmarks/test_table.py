@@ -63,6 +63,18 @@ def test_of_rounds_that_validation_rows_cannot_tell_apart_a_job_takes_the_first(
     assert found.measured == "second minus first +10.0 [+10.0, +10.0] points; as the job would choose +0.0 [+0.0, +0.0]"
 
 
+def test_a_second_round_that_was_run_twice_counts_with_both_runs():
+    """Once for two rounds, where it lost four of twenty, and once for three, where it won two."""
+    records = everything(early=10, default=12)
+    for task, seed in [(t, s) for t in TASKS for s in SEEDS]:
+        lost = [two_rounds(12), {**two_rounds(8), "validation_accuracy": 0.9}]
+        won = [two_rounds(12), two_rounds(14), two_rounds(14)]
+        records += [record(task, seed, arm, right(14), rounds=runs) for arm, runs in {"rounds": lost, "more": won}.items()]
+    found = targets(Grids(records))[5]
+    assert found.measured == "second minus first -5.0 [-5.0, -5.0] points; as the job would choose -5.0 [-5.0, -5.0]"
+    assert found.status == "fail"
+
+
 def test_an_ablation_that_was_not_measured_throughout_leaves_the_question_open():
     """Also one of which nothing but failures is there, beside another that lost."""
     records = everything(early=12, default=16, no_x=14)
