@@ -172,7 +172,7 @@ JOB_ERRORS: Mapping[str, str] = {
     "engine_refused": "An engine answered and will not do what is asked.",
     "engine_misconfigured": "An engine of this worker lacks its key.",
     "engine_no_logprobs": "An engine gives no log-probabilities, and the job needs them.",
-    "engine_unavailable": "An engine stayed away through every attempt.",
+    "engine_unavailable": "An engine stayed away, or gave half answers, through every attempt.",
     "unknown_engine": "The worker has no engine of that name.",
     "model_not_allowed": "The worker has no language model of that name.",
     "model_not_found": "A fine-tuned model was deleted before the job began.",
